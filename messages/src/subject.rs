@@ -1,0 +1,210 @@
+//! Where messages go. A verb belongs to its message type and is checked by the compiler; nowhere
+//! else in the project is a subject put together.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::id::{ExecId, NodeId, SandboxId};
+
+/// Everything any node of the nearest region answers.
+pub const REQUESTS: &str = "sandpit.v1.req.*";
+/// The queue group of [`REQUESTS`].
+pub const ENTRY_GROUP: &str = "entry";
+/// The verb every service ignores: padding for a member that leaves its group by count.
+pub const PAD: &str = "pad";
+
+/// The last word of a subject that clients ask on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Verb(&'static str);
+
+impl Verb {
+    /// A bad name in a `const` does not compile.
+    ///
+    /// # Panics
+    /// If the word is empty or holds anything but `a-z`, `0-9`, `_` and `-`.
+    pub const fn new(word: &'static str) -> Self {
+        let bytes = word.as_bytes();
+        assert!(!bytes.is_empty(), "a verb is not empty");
+        let mut at = 0;
+        while at < bytes.len() {
+            let byte = bytes[at];
+            let fine = byte.is_ascii_lowercase() || byte.is_ascii_digit();
+            assert!(fine || byte == b'_' || byte == b'-', "a verb is lower-case");
+            at += 1;
+        }
+        Self(word)
+    }
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        self.0
+    }
+
+    /// Where clients ask it: any node of the nearest region answers.
+    pub fn subject(self) -> String {
+        format!("sandpit.v1.req.{}", self.0)
+    }
+
+    /// Where it is asked of one node.
+    pub fn of_node(self, node: NodeId) -> String {
+        format!("sandpit.v1.node.{node}.{}", self.0)
+    }
+
+    /// Where it is asked of the owner of one sandbox: the owner is readable from the id.
+    pub fn of_sandbox(self, sandbox: SandboxId) -> String {
+        format!("sandpit.v1.node.{}.sbx.{sandbox}.{}", sandbox.node(), self.0)
+    }
+}
+
+impl fmt::Debug for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// Everything asked of one node: `sandpit.v1.node.<node>.*`.
+pub fn node_requests(node: NodeId) -> String {
+    format!("sandpit.v1.node.{node}.*")
+}
+
+/// Everything asked of the sandboxes of one node: `sandpit.v1.node.<node>.sbx.*.*`.
+pub fn sandbox_requests(node: NodeId) -> String {
+    format!("sandpit.v1.node.{node}.sbx.*.*")
+}
+
+/// One of the two streams a program writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// As it is written in subjects.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Where the output of one execution is published while it runs.
+pub fn output(sandbox: SandboxId, exec: ExecId, stream: Stream) -> String {
+    format!("sandpit.v1.out.{sandbox}.{exec}.{}", stream.as_str())
+}
+
+/// Where something that happened is told: `sandpit.v1.evt.<domain>.<type>`.
+pub fn event(domain: &'static str, kind: &'static str) -> String {
+    format!("sandpit.v1.evt.{domain}.{kind}")
+}
+
+/// What the subject of a request says: the verb, and the sandbox if it names one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked<'a> {
+    /// The last word.
+    pub verb: &'a str,
+    /// The sandbox of an owner-routed subject.
+    pub sandbox: Option<SandboxId>,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads `sandpit.v1.req.<verb>`, `sandpit.v1.node.<node>.<verb>` and
+    /// `sandpit.v1.node.<node>.sbx.<sandbox>.<verb>`; `None` for anything else.
+    pub fn read(subject: &'a str) -> Option<Self> {
+        let words: Vec<&str> = subject.split('.').collect();
+        match words[..] {
+            ["sandpit", "v1", "req", verb] | ["sandpit", "v1", "node", _, verb] => {
+                Some(Self { verb, sandbox: None })
+            }
+            ["sandpit", "v1", "node", _, "sbx", PAD, PAD] => {
+                Some(Self { verb: PAD, sandbox: None })
+            }
+            ["sandpit", "v1", "node", _, "sbx", sandbox, verb] => {
+                Some(Self { verb, sandbox: Some(sandbox.parse().ok()?) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// May a request whose answer was lost be sent again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// Doing it twice is the same as doing it once.
+    Safe,
+    /// If it carries an idempotency key.
+    WithKey,
+    /// Not by us.
+    Never,
+}
+
+/// How long a request may take: what it gets when it names no deadline, and the most it may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Without a `Sandpit-Deadline`.
+    pub default: Duration,
+    /// A later deadline is taken as this.
+    pub max: Duration,
+}
+
+impl Patience {
+    /// Status, list, health.
+    pub const LOOK: Self = Self::secs(2, 10);
+    /// Create, terminate.
+    pub const CHANGE: Self = Self::secs(10, 60);
+    /// Executions: their own time limit (at most 3,600 s) and 10 s for the way.
+    pub const RUN: Self = Self::secs(60, 3_610);
+
+    /// So many seconds by default, so many at most.
+    pub const fn secs(default: u64, max: u64) -> Self {
+        Self { default: Duration::from_secs(default), max: Duration::from_secs(max) }
+    }
+}
+
+/// A question of the bus, answered once: with its reply, or with a refusal.
+pub trait Request: Serialize + DeserializeOwned + Send + 'static {
+    /// What the answer holds when it is yes.
+    type Reply: Serialize + DeserializeOwned + Send + 'static;
+    /// What clients call it.
+    const VERB: Verb;
+    /// What to do when the answer is lost.
+    const REPLAY: Replay;
+    /// How long it may take.
+    const PATIENCE: Patience;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_reads_back_as_what_it_asks() {
+        let sandbox = SandboxId::numbered(7);
+        let verb = Verb::new("exec");
+        let owner = verb.of_sandbox(sandbox);
+        assert_eq!(owner, format!("sandpit.v1.node.000000.sbx.{sandbox}.exec"));
+        assert_eq!(Asked::read(&owner), Some(Asked { verb: "exec", sandbox: Some(sandbox) }));
+        let anybody = verb.subject();
+        assert_eq!(Asked::read(&anybody), Some(Asked { verb: "exec", sandbox: None }));
+    }
+
+    #[test]
+    fn a_foreign_subject_asks_nothing() {
+        for subject in ["", "sandpit.v2.req.exec", "sandpit.v1.req", "sandpit.v1.node.n.sbx.x.exec"]
+        {
+            assert_eq!(Asked::read(subject), None, "{subject}");
+        }
+    }
+}

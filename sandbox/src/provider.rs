@@ -1,0 +1,400 @@
+//! What a place where code runs can do: the embedded engine, a cloud, or a fake.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use sandpit_messages::id::{ExecId, SandboxId};
+use sandpit_messages::sandbox::LimitsEnforced;
+use tokio::sync::{broadcast, mpsc};
+
+/// Makes sandboxes, runs code in them, destroys them.
+///
+/// Dropping a future of any of these leaks nothing: a sandbox whose `create` was dropped is
+/// destroyed or found by `list`; an execution whose stream was dropped is interrupted.
+#[async_trait]
+pub trait Provider: fmt::Debug + Send + Sync + 'static {
+    /// What it is and what it enforces.
+    fn descriptor(&self) -> Descriptor;
+
+    /// Makes sure that a template can be used: builds what is missing, warms it up. May take
+    /// minutes the first time and nothing after; `progress` hears what is being done.
+    async fn prepare(
+        &self,
+        template: &str,
+        progress: Progress,
+    ) -> Result<TemplateInfo, ProviderError>;
+
+    /// The templates it knows by name, prepared or not.
+    fn templates(&self) -> Vec<String>;
+
+    /// Makes a sandbox that has answered a probe, under an id the caller minted. The same id
+    /// twice is the same sandbox.
+    async fn create(&self, request: CreateRequest) -> Result<Created, ProviderError>;
+
+    /// Gives a ready sandbox to a holder: sets its environment and limits. No code of a holder
+    /// ran in it before.
+    async fn adopt(&self, sandbox: SandboxId, lease: Lease) -> Result<(), ProviderError>;
+
+    /// Destroys a sandbox and all it holds. `Ok` only when it is verified to be gone; destroying
+    /// what is gone is not an error.
+    async fn destroy(&self, sandbox: SandboxId) -> Result<Destroyed, ProviderError>;
+
+    /// Every sandbox that exists now: the truth that others compare themselves with.
+    async fn list(&self) -> Result<Vec<SandboxInfo>, ProviderError>;
+
+    /// Runs something. Events come in order and end with [`ExecEvent::Done`]. Cells of one sandbox
+    /// run one after the other, in the order they came; commands run beside them.
+    async fn exec(
+        &self,
+        sandbox: SandboxId,
+        request: ExecRequest,
+    ) -> Result<ExecStream, ProviderError>;
+
+    /// Interrupts a running execution as if its time were over. Not an error if it ended already.
+    async fn interrupt(&self, sandbox: SandboxId, exec: ExecId) -> Result<(), ProviderError>;
+
+    /// What a sandbox uses now.
+    async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError>;
+
+    /// Sandboxes that ended without being asked to. A hint: who must know lists.
+    fn endings(&self) -> broadcast::Receiver<Ending>;
+}
+
+/// What a provider is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// `local`, `fake`, ..
+    pub kind: &'static str,
+    /// What holds sandboxes apart, in one word.
+    pub isolation: String,
+    /// How their limits hold.
+    pub limits_enforced: LimitsEnforced,
+}
+
+/// Hears what a long preparation is doing.
+#[derive(Clone)]
+pub struct Progress(Arc<dyn Fn(Step<'_>) + Send + Sync>);
+
+/// One step of a preparation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step<'a> {
+    /// What is being done, in a few words.
+    pub stage: &'a str,
+    /// How far all of it is, 0 to 1; `None` where nobody can tell.
+    pub share: Option<f64>,
+}
+
+impl Progress {
+    /// Calls `hear` at each step.
+    pub fn new(hear: impl Fn(Step<'_>) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hear))
+    }
+
+    /// Nobody listens.
+    pub fn silent() -> Self {
+        Self::new(|_| ())
+    }
+
+    /// Says what is being done.
+    pub fn say(&self, stage: &str, share: Option<f64>) {
+        (self.0)(Step { stage, share });
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// A template that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TemplateInfo {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 in hex over everything that makes a difference to what runs in it.
+    pub digest: String,
+    /// What its sandboxes get unless asked otherwise.
+    pub limits: Limits,
+}
+
+/// What a sandbox may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory in MiB.
+    pub memory_mb: u32,
+    /// Processors.
+    pub cpu_count: u32,
+}
+
+/// A sandbox that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateRequest {
+    /// Its id.
+    pub sandbox: SandboxId,
+    /// The name of a prepared template.
+    pub template: String,
+}
+
+/// A sandbox that is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Created {
+    /// Its id.
+    pub sandbox: SandboxId,
+    /// The digest of the template it was made from.
+    pub digest: String,
+}
+
+/// What a holder gets with a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// Environment of everything that runs in it.
+    pub env: BTreeMap<String, String>,
+    /// Other limits than the template's. A provider that cannot hold them refuses.
+    pub limits: Option<Limits>,
+}
+
+/// A sandbox is verified to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destroyed {
+    /// Whether it was there.
+    pub was_there: bool,
+}
+
+/// A sandbox that exists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxInfo {
+    /// Its id.
+    pub sandbox: SandboxId,
+    /// Its template.
+    pub template: String,
+}
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A cell in the sandbox's interpreter.
+    Cell {
+        /// Python.
+        code: String,
+        /// JSON that the cell finds in its variable `params`.
+        params: Option<String>,
+    },
+    /// A line for `/bin/sh -c`.
+    Line(String),
+    /// A program and its arguments.
+    Program(Vec<String>),
+}
+
+/// One execution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// Its id.
+    pub exec: ExecId,
+    /// What to run.
+    pub work: Work,
+    /// Files written first, name (relative to `/home/user`) to contents.
+    pub files: BTreeMap<String, Bytes>,
+    /// Environment of this run alone.
+    pub env: BTreeMap<String, String>,
+    /// Where it runs; without it `/home/user`.
+    pub cwd: Option<String>,
+    /// What a command reads from its standard input.
+    pub stdin: Bytes,
+    /// Longest it may take.
+    pub time_max: Duration,
+}
+
+/// What happens while something runs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExecEvent {
+    /// It began, as this process inside the sandbox.
+    Started {
+        /// Process id inside.
+        pid: u32,
+    },
+    /// It wrote to standard output.
+    Stdout(Bytes),
+    /// It wrote to standard error.
+    Stderr(Bytes),
+    /// The representation of a cell's last expression.
+    Result(String),
+    /// A cell raised.
+    Raised {
+        /// Class of the exception.
+        name: String,
+        /// Its text.
+        value: String,
+        /// The traceback.
+        traceback: String,
+    },
+    /// It ended. Nothing follows.
+    Done(Done),
+}
+
+/// How an execution ended, as seen from outside the sandbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// How.
+    pub outcome: Outcome,
+    /// Whether variables of earlier cells are still there.
+    pub context_kept: bool,
+    /// Whether the sandbox can be used again.
+    pub sandbox_usable: bool,
+    /// Bytes of standard output beyond what is passed on.
+    pub stdout_dropped: u64,
+    /// Bytes of standard error beyond what is passed on.
+    pub stderr_dropped: u64,
+    /// From start to end.
+    pub wall: Duration,
+    /// Processor time.
+    pub cpu: Duration,
+    /// Most memory of its process at once, in bytes.
+    pub max_rss: u64,
+    /// Processes it left running.
+    pub survivors: u32,
+}
+
+/// How an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A cell ran to its end.
+    Ok,
+    /// A cell raised an exception.
+    Raised,
+    /// The process ended with this code.
+    Exit(i32),
+    /// This signal, not sent by us, ended the process.
+    Signal(i32),
+    /// The time limit or an interrupt ended it, and it heeded the request to stop.
+    Interrupted {
+        /// Whether it was the time limit.
+        timed_out: bool,
+    },
+    /// It was killed.
+    Killed(KilledBy),
+    /// The sandbox ended under it.
+    Lost,
+}
+
+/// Why something was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KilledBy {
+    /// It did not stop at its time limit.
+    Timeout,
+    /// It did not stop when it was interrupted.
+    Interrupt,
+    /// Memory.
+    Memory,
+    /// More output than is ever read.
+    Output,
+    /// It broke the protocol between worker and engine.
+    Protocol,
+}
+
+/// The events of one execution. Dropping it before the end interrupts the execution.
+#[derive(Debug)]
+pub struct ExecStream {
+    events: mpsc::Receiver<ExecEvent>,
+}
+
+impl ExecStream {
+    /// What comes through `events`; the sender notices when the receiver is gone.
+    pub fn new(events: mpsc::Receiver<ExecEvent>) -> Self {
+        Self { events }
+    }
+
+    /// The next event. `None` only after [`ExecEvent::Done`], or when the provider failed.
+    pub async fn next(&mut self) -> Option<ExecEvent> {
+        self.events.recv().await
+    }
+}
+
+/// What a sandbox uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Processor time so far.
+    pub cpu: Duration,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Bytes in its files.
+    pub disk: u64,
+    /// Processes alive.
+    pub processes: u32,
+    /// `cgroup` or `proc`.
+    pub source: &'static str,
+}
+
+/// A sandbox ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Which.
+    pub sandbox: SandboxId,
+    /// In a word or two.
+    pub why: &'static str,
+}
+
+/// What went wrong at a provider. What a program does is never one of these.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProviderError {
+    /// No such sandbox, or it ended.
+    #[error("there is no sandbox {0}")]
+    Gone(SandboxId),
+    /// No such template.
+    #[error("there is no template `{name}`")]
+    NoSuchTemplate {
+        /// The name.
+        name: String,
+    },
+    /// The template is there and cannot be used.
+    #[error("template `{name}` is broken: {why}")]
+    TemplateBroken {
+        /// The name.
+        name: String,
+        /// What happened and what to do about it.
+        why: String,
+    },
+    /// Not something this provider does.
+    #[error("{what} is not supported by this provider")]
+    Unsupported {
+        /// What was asked.
+        what: String,
+    },
+    /// A bound of the machine or the plan is reached.
+    #[error("out of {what}")]
+    Quota {
+        /// Of what.
+        what: String,
+    },
+    /// The sandbox runs as many things as it may.
+    #[error("{queued} executions are queued in this sandbox already")]
+    Busy {
+        /// The bound.
+        queued: usize,
+    },
+    /// It failed, and may work next time.
+    #[error("the provider failed: {why}")]
+    Failed {
+        /// The cause, in one line.
+        why: String,
+        /// Whether it may have been done all the same.
+        maybe_done: bool,
+    },
+}
+
+impl ProviderError {
+    /// Whether the same call may succeed a little later.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Failed { .. } | Self::Busy { .. } | Self::Quota { .. } => true,
+            Self::Gone(_)
+            | Self::NoSuchTemplate { .. }
+            | Self::TemplateBroken { .. }
+            | Self::Unsupported { .. } => false,
+        }
+    }
+}
