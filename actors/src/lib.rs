@@ -1,1 +1,8 @@
-//! x
+//! Who decides. Each folder is an actor: `mod.rs` does and never decides, `policy.rs` decides and
+//! never does.
+#![forbid(unsafe_code)]
+
+pub mod bus;
+pub mod clock;
+mod shell;
+pub mod supervise;

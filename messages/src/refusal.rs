@@ -164,7 +164,8 @@ impl Refusal {
             code,
             message: self.to_string(),
             ran,
-            retry_after_ms: retry_after.map(|after| after.as_millis().try_into().unwrap_or(u32::MAX)),
+            retry_after_ms: retry_after
+                .map(|after| after.as_millis().try_into().unwrap_or(u32::MAX)),
             detail: self.detail(),
             trace_id: None,
         }

@@ -1,6 +1,8 @@
 //! Where code runs. Knows nothing of actors or of the bus.
 
 pub mod fake;
+#[cfg(target_os = "linux")]
+pub mod local;
 pub mod provider;
 
 pub use provider::{Provider, ProviderError};

@@ -1,5 +1,6 @@
 //! Between bytes on the bus and questions to actors. Names no type of any client library.
 
+pub mod gate;
 pub mod headers;
 
 use std::collections::BTreeMap;
@@ -203,7 +204,12 @@ pub trait Kv: fmt::Debug + Send + Sync + 'static {
     /// Writes a key that is not there.
     fn create(&self, key: &str, value: Bytes) -> BoxFuture<'_, Result<Revision, KvError>>;
     /// Writes a key that is at `at`.
-    fn update(&self, key: &str, value: Bytes, at: Revision) -> BoxFuture<'_, Result<Revision, KvError>>;
+    fn update(
+        &self,
+        key: &str,
+        value: Bytes,
+        at: Revision,
+    ) -> BoxFuture<'_, Result<Revision, KvError>>;
     /// Removes a key that is at `at`.
     fn delete(&self, key: &str, at: Revision) -> BoxFuture<'_, Result<(), KvError>>;
     /// Reads. May be stale: only the outcome of a write decides.

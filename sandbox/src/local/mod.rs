@@ -1,0 +1,4 @@
+//! The embedded engine: Linux namespaces, Landlock, seccomp, rlimits and control groups around
+//! warm Python workers.
+
+pub mod options;
