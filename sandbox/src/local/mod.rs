@@ -4,3 +4,15 @@
 pub mod cgroup;
 pub mod lockdown;
 pub mod options;
+
+mod control;
+mod entry;
+mod guardian;
+mod init;
+mod keeper;
+mod launcher;
+mod mounts;
+mod plan;
+mod sys;
+
+pub use entry::entry;
