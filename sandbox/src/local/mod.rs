@@ -4,3 +4,4 @@
 pub mod cgroup;
 pub mod lockdown;
 pub mod options;
+pub mod template;
