@@ -13,17 +13,22 @@ pub const ATTEMPTS_MAX: u32 = 3;
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// Retries that every request pays for: 20 %. More would turn an overload into an avalanche.
-const EARNED_PER_REQUEST: f64 = 0.2;
-/// Retries that every second pays for, so that a quiet client may still repeat.
-const EARNED_PER_SECOND: f64 = 10.0;
-/// Retries that can be saved up: a second's worth.
-const SAVED_MAX: f64 = 10.0;
+/// Thousandths of a retry that every request pays for: a fifth. More would turn an overload into
+/// an avalanche.
+const EARNED_PER_REQUEST: u64 = 200;
+/// Thousandths that every millisecond pays for: ten retries a second, so that a quiet client may
+/// still repeat.
+const EARNED_PER_MILLI: u64 = 10;
+/// Thousandths that one retry costs.
+const COST: u64 = 1_000;
+/// Thousandths that can be saved up: what a second pays for.
+const SAVED_MAX: u64 = 10_000;
 
 /// Retries a client may still make.
 #[derive(Debug)]
 pub struct Budget {
-    saved: f64,
+    /// In thousandths.
+    saved: u64,
     at: Moment,
 }
 
@@ -35,18 +40,17 @@ impl Budget {
 
     /// A request was made.
     pub fn earn(&mut self, now: Moment) {
-        let passed = now.since(self.at).as_secs_f64() * EARNED_PER_SECOND;
+        let millis = u64::try_from(now.since(self.at).as_millis()).unwrap_or(u64::MAX);
         self.at = now;
-        self.saved = (self.saved + passed + EARNED_PER_REQUEST).min(SAVED_MAX);
+        let passed = millis.saturating_mul(EARNED_PER_MILLI);
+        self.saved = passed.saturating_add(self.saved + EARNED_PER_REQUEST).min(SAVED_MAX);
     }
 
     /// Takes one retry, if there is one.
     pub fn spend(&mut self) -> bool {
-        let enough = self.saved >= 1.0;
-        if enough {
-            self.saved -= 1.0;
-        }
-        enough
+        let left = self.saved.checked_sub(COST);
+        self.saved = left.unwrap_or(self.saved);
+        left.is_some()
     }
 }
 
