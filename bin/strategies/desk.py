@@ -144,6 +144,17 @@ class Desk:
         self.costs += fee
         blotter.append([self.market.days[self.row], "", 0, 0, fee])
 
+    def terms(self):
+        """What it trades under, so that a report can say it without knowing this file."""
+        return {
+            "capital": CAPITAL,
+            "cost_bps": self.cost_bps,
+            "borrow_bps": BORROW_BPS,
+            "fill_after": self.fill_after,
+            "weight_max": WEIGHT_MAX,
+            "gross_max": GROSS_MAX,
+        }
+
     def summary(self):
         """The desk's record since its start."""
         return {**measure(self.equity), "trades": self.trades, "costs": self.costs}
