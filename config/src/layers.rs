@@ -85,7 +85,7 @@ impl Layers {
         if !faults.is_empty() {
             return Err(Rejected { faults });
         }
-        let config = assemble(&leaves).map_err(|fault| Rejected { faults: vec![fault] })?;
+        let config = assemble(&leaves)?;
         let settings = leaves.into_iter().map(|(key, leaf)| Setting {
             value: shown(&key, &leaf.value),
             source: leaf.source,
@@ -102,7 +102,7 @@ fn variable_of(key: &str) -> String {
 
 /// The sections that hold settings become types. Cannot fail for values that passed their rules;
 /// if it does, a rule is missing, and this says which.
-fn assemble(leaves: &Leaves) -> Result<Config, Fault> {
+fn assemble(leaves: &Leaves) -> Result<Config, Rejected> {
     let mut root = Table::new();
     for (key, leaf) in leaves {
         let mut table = &mut root;
@@ -114,8 +114,10 @@ fn assemble(leaves: &Leaves) -> Result<Config, Fault> {
         }
         table.insert(last.to_owned(), leaf.value.clone());
     }
-    Config::deserialize(root)
-        .map_err(|error| Fault::NotToml { at: Source::Default, why: error.message().to_owned() })
+    Config::deserialize(root).map_err(|error| {
+        let why = error.message().to_owned();
+        Rejected { faults: vec![Fault::NotToml { at: Source::Default, why }] }
+    })
 }
 
 /// A value for people: shortened, and without what is secret.

@@ -105,6 +105,19 @@ pub fn output(sandbox: SandboxId, exec: ExecId, stream: Stream) -> String {
     format!("sandpit.v1.out.{sandbox}.{exec}.{}", stream.as_str())
 }
 
+/// Where the output of everything that runs in one sandbox is published.
+pub fn outputs(sandbox: SandboxId) -> String {
+    format!("sandpit.v1.out.{sandbox}.*.*")
+}
+
+/// Reads the subject of a chunk of output; `None` for any other.
+pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
+    let words: Vec<&str> = subject.split('.').collect();
+    let ["sandpit", "v1", "out", sandbox, exec, stream] = words[..] else { return None };
+    let stream = [Stream::Stdout, Stream::Stderr].into_iter().find(|s| s.as_str() == stream)?;
+    Some((sandbox.parse().ok()?, exec.parse().ok()?, stream))
+}
+
 /// Where something that happened is told: `sandpit.v1.evt.<domain>.<type>`.
 pub fn event(domain: &'static str, kind: &'static str) -> String {
     format!("sandpit.v1.evt.{domain}.{kind}")
@@ -198,6 +211,14 @@ mod tests {
         assert_eq!(Asked::read(&owner), Some(Asked { verb: "exec", sandbox: Some(sandbox) }));
         let anybody = verb.subject();
         assert_eq!(Asked::read(&anybody), Some(Asked { verb: "exec", sandbox: None }));
+    }
+
+    #[test]
+    fn the_subject_of_output_reads_back() {
+        let (sandbox, exec) = (SandboxId::numbered(7), ExecId::numbered(8));
+        let written = output(sandbox, exec, Stream::Stderr);
+        assert_eq!(read_output(&written), Some((sandbox, exec, Stream::Stderr)));
+        assert_eq!(read_output(&outputs(sandbox)), None);
     }
 
     #[test]
