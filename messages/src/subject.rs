@@ -12,6 +12,14 @@ use crate::id::{ExecId, NodeId, SandboxId};
 
 /// Everything any node of the nearest region answers.
 pub const REQUESTS: &str = "sandpit.v1.req.*";
+/// The same for the ReasoningBank.
+pub const BANK_REQUESTS: &str = "sandpit.v1.req.bank.*";
+/// What clients may ask the owner of a sandbox.
+pub const OWNER_REQUESTS: &str = "sandpit.v1.node.*.sbx.*.*";
+/// Everything that is told.
+pub const EVENTS: &str = "sandpit.v1.evt.>";
+/// All output of all executions.
+pub const OUTPUT: &str = "sandpit.v1.out.>";
 /// The queue group of [`REQUESTS`].
 pub const ENTRY_GROUP: &str = "entry";
 /// The verb every service ignores: padding for a member that leaves its group by count.
@@ -104,6 +112,19 @@ impl Stream {
 /// Where the output of one execution is published while it runs.
 pub fn output(sandbox: SandboxId, exec: ExecId, stream: Stream) -> String {
     format!("sandpit.v1.out.{sandbox}.{exec}.{}", stream.as_str())
+}
+
+/// Where the output of everything that runs in one sandbox is published.
+pub fn outputs(sandbox: SandboxId) -> String {
+    format!("sandpit.v1.out.{sandbox}.*.*")
+}
+
+/// Reads the subject of a chunk of output; `None` for any other.
+pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
+    let words: Vec<&str> = subject.split('.').collect();
+    let ["sandpit", "v1", "out", sandbox, exec, stream] = words[..] else { return None };
+    let stream = [Stream::Stdout, Stream::Stderr].into_iter().find(|s| s.as_str() == stream)?;
+    Some((sandbox.parse().ok()?, exec.parse().ok()?, stream))
 }
 
 /// Where something that happened is told: `sandpit.v1.evt.<domain>.<type>`.
@@ -254,6 +275,14 @@ mod tests {
         assert_eq!(pad(REQUESTS).as_deref(), Some("sandpit.v1.req.pad"));
         assert_eq!(pad("a.sbx.*.*").as_deref(), Some("a.sbx.pad.pad"));
         assert_eq!(pad("a.b"), None);
+    }
+
+    #[test]
+    fn the_subject_of_output_reads_back() {
+        let (sandbox, exec) = (SandboxId::numbered(7), ExecId::numbered(8));
+        let written = output(sandbox, exec, Stream::Stderr);
+        assert_eq!(read_output(&written), Some((sandbox, exec, Stream::Stderr)));
+        assert_eq!(read_output(&outputs(sandbox)), None);
     }
 
     #[test]
