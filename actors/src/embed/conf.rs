@@ -124,7 +124,9 @@ impl Conf {
             )
         };
         let node = user(node, NODE_MAY, NODE_MAY);
-        let sends = list(&[REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, "$SRV.>"]);
+        // Its own inboxes, so that it can ask the server for an echo.
+        let echo = format!("_INBOX.{CLIENT}.>");
+        let sends = list(&[REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, "$SRV.>", &echo]);
         // Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
         let hears = list(&["_INBOX.>", EVENTS, OUTPUT]);
         let hears = format!("{{ allow: {hears}, deny: [\"_INBOX.{NODE}.>\"] }}");
