@@ -7,7 +7,7 @@ pub mod http;
 pub mod settings;
 pub mod telemetry;
 
-mod session;
+pub mod session;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
