@@ -4,10 +4,9 @@
 pub mod cli;
 pub mod client;
 pub mod http;
+pub mod session;
 pub mod settings;
 pub mod telemetry;
-
-pub mod session;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
