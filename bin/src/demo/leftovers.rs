@@ -65,7 +65,7 @@ impl Leftovers {
 }
 
 /// What was looked at, for the report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Seen {
     /// Processes this run was seen to start.
     pub processes: usize,
