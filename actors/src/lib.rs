@@ -4,5 +4,6 @@
 
 pub mod bus;
 pub mod clock;
+pub mod embed;
 mod shell;
 pub mod supervise;
