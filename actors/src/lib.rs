@@ -4,5 +4,8 @@
 
 pub mod bus;
 pub mod clock;
-mod shell;
+pub mod exec;
+mod metrics;
+pub mod pool;
+pub mod shell;
 pub mod supervise;
