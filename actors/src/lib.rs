@@ -4,5 +4,9 @@
 
 pub mod bus;
 pub mod clock;
-mod shell;
+pub mod embed;
+pub mod exec;
+mod metrics;
+pub mod pool;
+pub mod shell;
 pub mod supervise;
