@@ -6,6 +6,7 @@ pub mod out;
 pub mod progress;
 
 mod config;
+mod env;
 mod exec;
 mod pool;
 mod sandbox;
@@ -45,6 +46,8 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Print how other NATS tools reach the node, as variables of a shell.
+    Env,
     /// Show and check settings.
     #[command(subcommand)]
     Config(config::Verb),
@@ -90,6 +93,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Env => env::run(&settings, out),
     }
 }
 
