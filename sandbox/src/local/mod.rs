@@ -3,4 +3,6 @@
 
 pub mod cgroup;
 pub mod lockdown;
+pub mod mode;
 pub mod options;
+pub mod template;
