@@ -6,6 +6,7 @@
 
 mod fault;
 mod layers;
+pub mod prices;
 mod rules;
 mod sections;
 mod units;

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
+use serde::{Deserialize, Serialize};
 
 /// The first version of the interface that lets a file be moved between folders at all. On an
 /// older kernel (before 5.19) Landlock counts as missing: every such move would fail.
@@ -95,7 +96,7 @@ pub const RULES: [(&CStr, u64); 18] = [
 ];
 
 /// What the kernel can hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Support {
     abi: u32,
 }

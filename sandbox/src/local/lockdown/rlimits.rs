@@ -1,7 +1,10 @@
 //! Bounds of every single process of a sandbox, whatever its group may use in sum.
 
-use rustix::io::Result;
-use rustix::process::{Resource, Rlimit, setpriority_process, setrlimit};
+#![expect(unsafe_code, reason = "setrlimit by number")]
+
+use rustix::io::{Errno, Result};
+use rustix::process::setpriority_process;
+use serde::{Deserialize, Serialize};
 
 use super::super::options::Bounds;
 
@@ -17,24 +20,14 @@ const ADDRESS_SLACK: u64 = 1024 * MIB;
 /// Bytes of stack of the first thread.
 const STACK: u64 = 8 * MIB;
 
-/// One bound: `resource` is the kernel's number (`RLIMIT_*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Value {
-    /// Which.
-    pub resource: Resource,
-    /// Soft and hard alike.
-    pub limit: u64,
-}
-
-/// All bounds of a process. Plain data, so that a fork can apply it without allocating.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// All bounds of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Values {
-    values: [Option<Value>; COUNT],
+    /// The kernel's number (`RLIMIT_*`) and the limit, soft and hard alike.
+    pub numbers: Vec<(u32, u64)>,
     /// Niceness, so that the node itself is served first.
     pub nice: i32,
 }
-
-const COUNT: usize = 11;
 
 /// What holds the sum of a sandbox's processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,38 +45,26 @@ impl Values {
     /// ignores 0 and would hand a hostile process to a root program of the host. `NPROC` is
     /// counted per user namespace and so per sandbox, as long as the id is not 0 on the host.
     pub fn new(bounds: &Bounds, memory: u64, held_by: SumHeldBy) -> Self {
-        let value = |resource, limit| Some(Value { resource, limit });
-        let (address_space, nice) = match held_by {
-            SumHeldBy::Groups => (None, 5),
-            SumHeldBy::Watchdog => (value(Resource::As, memory + ADDRESS_SLACK), 10),
+        let mut numbers = vec![
+            (libc::RLIMIT_CORE, 1),
+            (libc::RLIMIT_DATA, memory + DATA_SLACK),
+            (libc::RLIMIT_NPROC, u64::from(bounds.pids)),
+            (libc::RLIMIT_FSIZE, bounds.file_bytes),
+            (libc::RLIMIT_NOFILE, u64::from(bounds.open_files)),
+            (libc::RLIMIT_STACK, STACK),
+            (libc::RLIMIT_MEMLOCK, 0),
+            (libc::RLIMIT_MSGQUEUE, 0),
+            (libc::RLIMIT_RTPRIO, 0),
+            (libc::RLIMIT_NICE, 0),
+        ];
+        let nice = match held_by {
+            SumHeldBy::Groups => 5,
+            SumHeldBy::Watchdog => {
+                numbers.push((libc::RLIMIT_AS, memory + ADDRESS_SLACK));
+                10
+            }
         };
-        Self {
-            values: [
-                value(Resource::Core, 1),
-                value(Resource::Data, memory + DATA_SLACK),
-                value(Resource::Nproc, u64::from(bounds.pids)),
-                value(Resource::Fsize, bounds.file_bytes),
-                value(Resource::Nofile, u64::from(bounds.open_files)),
-                value(Resource::Stack, STACK),
-                value(Resource::Memlock, 0),
-                value(Resource::Msgqueue, 0),
-                value(Resource::Rtprio, 0),
-                value(Resource::Nice, 0),
-                address_space,
-            ],
-            nice,
-        }
-    }
-
-    /// Each bound.
-    pub fn iter(&self) -> impl Iterator<Item = Value> + '_ {
-        self.values.iter().filter_map(|value| *value)
-    }
-
-    /// The bounds as pairs of the kernel's number and the value, as Python's `resource` wants
-    /// them.
-    pub fn numbers(&self) -> Vec<(u32, u64)> {
-        self.iter().map(|value| (value.resource as u32, value.limit)).collect()
+        Self { numbers, nice }
     }
 
     /// Binds the calling process. Allocates nothing.
@@ -91,8 +72,16 @@ impl Values {
     /// # Errors
     /// What the kernel said; the process must then not go on.
     pub fn apply(&self) -> Result<()> {
-        for Value { resource, limit } in self.iter() {
-            setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        for (resource, limit) in &self.numbers {
+            let both = libc::rlimit { rlim_cur: *limit, rlim_max: *limit };
+            // WHY: rustix names resources by an enum that cannot travel between processes.
+            // SAFETY: the limits outlive the call and are only read.
+            let answer = unsafe { libc::setrlimit(*resource, &raw const both) };
+            if answer != 0 {
+                return Err(
+                    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+                );
+            }
         }
         setpriority_process(None, self.nice)
     }

@@ -21,17 +21,19 @@ use seccompiler::{
     SeccompRule, TargetArch, sock_filter,
 };
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
 use super::calls;
 
-/// Bytes of one instruction.
-const INSTRUCTION: usize = 8;
+/// Hexadecimal digits of one instruction.
+const DIGITS: usize = 16;
 
 /// One filter, compiled.
 #[derive(Clone, Debug)]
 pub struct Program(Vec<sock_filter>);
 
 /// The filters of one engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Filters {
     /// F1, F2, F3 of everything that runs foreign code: workers, commands, and init itself.
     pub sandbox: [Program; 3],
@@ -83,28 +85,33 @@ impl Filters {
 }
 
 impl Program {
-    /// The instructions as the kernel reads them, in the byte order of this machine.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.len() * INSTRUCTION);
+    /// The instructions as the kernel reads them, in the byte order of this machine, in
+    /// hexadecimal digits.
+    pub fn to_hex(&self) -> String {
+        let mut text = String::with_capacity(self.0.len() * DIGITS);
         for instruction in &self.0 {
-            bytes.extend(instruction.code.to_ne_bytes());
-            bytes.extend([instruction.jt, instruction.jf]);
-            bytes.extend(instruction.k.to_ne_bytes());
+            let [c0, c1] = instruction.code.to_ne_bytes();
+            let [k0, k1, k2, k3] = instruction.k.to_ne_bytes();
+            for byte in [c0, c1, instruction.jt, instruction.jf, k0, k1, k2, k3] {
+                let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+                text.extend([digit(byte >> 4), digit(byte & 0xf)]);
+            }
         }
-        bytes
+        text
     }
 
-    /// Reads what [`Self::to_bytes`] wrote. A rest of less than an instruction is ignored; the
-    /// kernel checks all else.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        let (instructions, _) = bytes.as_chunks::<INSTRUCTION>();
-        let read = |&[c0, c1, jt, jf, k0, k1, k2, k3]: &[u8; INSTRUCTION]| sock_filter {
-            code: u16::from_ne_bytes([c0, c1]),
-            jt,
-            jf,
-            k: u32::from_ne_bytes([k0, k1, k2, k3]),
-        };
-        Self(instructions.iter().map(read).collect())
+    fn from_hex(text: &str) -> Option<Self> {
+        let instructions = text.as_bytes().chunks(DIGITS).map(|digits| {
+            let mut bytes = [0; DIGITS / 2];
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                let pair = std::str::from_utf8(digits.get(2 * at..2 * at + 2)?).ok()?;
+                *byte = u8::from_str_radix(pair, 16).ok()?;
+            }
+            let [c0, c1, jt, jf, k0, k1, k2, k3] = bytes;
+            let (code, k) = (u16::from_ne_bytes([c0, c1]), u32::from_ne_bytes([k0, k1, k2, k3]));
+            Some(sock_filter { code, jt, jf, k })
+        });
+        instructions.collect::<Option<_>>().map(Self)
     }
 
     /// Binds the calling thread and all it will start. Wants `no_new_privs` to be set. Allocates
@@ -125,6 +132,19 @@ impl Program {
             return Ok(());
         }
         Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+}
+
+impl Serialize for Program {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.to_hex())
+    }
+}
+
+impl<'de> Deserialize<'de> for Program {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| de::Error::custom("a filter in hexadecimal digits"))
     }
 }
 
