@@ -5,7 +5,10 @@ mod discovery;
 pub mod gate;
 pub mod headers;
 
+#[cfg(feature = "memory-bus")]
+pub mod memory;
 pub mod nats;
+mod question;
 mod service;
 pub mod trace;
 
