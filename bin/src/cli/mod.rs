@@ -5,6 +5,7 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod bench;
 mod config;
 mod exec;
 mod pool;
@@ -45,6 +46,8 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Measure this machine, next to peers in the same run.
+    Bench(bench::Arguments),
     /// Show and check settings.
     #[command(subcommand)]
     Config(config::Verb),
@@ -86,6 +89,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
             out::bytes(&script);
             Ok(Exit::Done)
         }
+        Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
