@@ -5,5 +5,8 @@
 pub mod bus;
 pub mod clock;
 pub mod embed;
-mod shell;
+pub mod exec;
+mod metrics;
+pub mod pool;
+pub mod shell;
 pub mod supervise;

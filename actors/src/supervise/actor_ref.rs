@@ -102,6 +102,10 @@ impl<A: Actor> Clone for ActorRef<A> {
     }
 }
 
+/// How long a question waits for the next incarnation of an actor that was starting over. The
+/// first restart is at once; who waits longer hears that the actor is in trouble.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
 impl<A: Actor> ActorRef<A> {
     pub(crate) fn new(slot: watch::Receiver<Option<Addr<A>>>, room_max: usize) -> Self {
         Self { slot, room: Arc::new(Semaphore::new(room_max)), room_max }
@@ -135,5 +139,27 @@ impl<A: Actor> ActorRef<A> {
             true => NotAnswered::Interrupted,
             false => NotAnswered::NotBegun,
         })
+    }
+
+    /// Asks; if the actor was starting over and had not begun, asks its next incarnation, once.
+    ///
+    /// # Errors
+    /// [`NotAnswered`]
+    pub async fn ask_settled<Q>(&self, question: Q) -> Result<Q::Answer, NotAnswered>
+    where
+        Q: Question + Clone,
+        A: Actor + Handler<Asked<Q>>,
+        A::Context: ToEnvelope<A, Asked<Q>>,
+    {
+        match self.ask(question.clone()).await {
+            Err(NotAnswered::NotBegun) => {
+                let mut slot = self.slot.clone();
+                let living = slot.wait_for(|address| address.as_ref().is_some_and(Addr::connected));
+                // Whether it lives by now is what the second question finds out.
+                let _ = tokio::time::timeout(SETTLE_MAX, living).await;
+                self.ask(question).await
+            }
+            settled => settled,
+        }
     }
 }
