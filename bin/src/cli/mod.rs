@@ -7,6 +7,7 @@ pub mod progress;
 
 mod bench;
 mod config;
+mod env;
 mod exec;
 mod pool;
 mod sandbox;
@@ -48,6 +49,8 @@ enum Verb {
     Pool,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
+    /// Print how other NATS tools reach the node, as variables of a shell.
+    Env,
     /// Show and check settings.
     #[command(subcommand)]
     Config(config::Verb),
@@ -94,6 +97,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Env => env::run(&settings, out),
     }
 }
 
