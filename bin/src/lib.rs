@@ -1,1 +1,4 @@
-//! x
+//! Wiring only: reads the configuration, builds ports, starts actors, waits.
+#![forbid(unsafe_code)]
+
+pub mod client;

@@ -1,1 +1,20 @@
-//! x
+//! What may be set. A value that got past this crate is valid; nobody checks it again.
+//!
+//! Reads no file and no environment: whoever starts the program hands over their text as
+//! [`Layers`].
+#![forbid(unsafe_code)]
+
+mod fault;
+mod layers;
+pub mod prices;
+mod rules;
+mod sections;
+mod units;
+
+pub use fault::{Fault, Rejected, Source};
+pub use layers::{DEFAULT, Layers, Loaded, Setting};
+pub use sections::{
+    BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, ExecConfig, Folder,
+    GateConfig, HttpConfig, Isolation, LocalConfig, LogFormat, PoolConfig, ProviderConfig,
+    ReaperConfig, Requirements, SuperviseConfig, TelemetryConfig, TemplateConfig,
+};

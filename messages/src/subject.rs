@@ -1,6 +1,7 @@
 //! Where messages go. A verb belongs to its message type and is checked by the compiler; nowhere
 //! else in the project is a subject put together.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -55,7 +56,12 @@ impl Verb {
 
     /// Where it is asked of the owner of one sandbox: the owner is readable from the id.
     pub fn of_sandbox(self, sandbox: SandboxId) -> String {
-        format!("sandpit.v1.node.{}.sbx.{sandbox}.{}", sandbox.node(), self.0)
+        format!("{}.{}", owner(sandbox), self.0)
+    }
+
+    /// Where one node hears it about any of its sandboxes.
+    pub fn of_sandboxes(self, node: NodeId) -> String {
+        format!("sandpit.v1.node.{node}.sbx.*.{}", self.0)
     }
 }
 
@@ -79,6 +85,11 @@ pub fn node_requests(node: NodeId) -> String {
 /// Everything asked of the sandboxes of one node: `sandpit.v1.node.<node>.sbx.*.*`.
 pub fn sandbox_requests(node: NodeId) -> String {
     format!("sandpit.v1.node.{node}.sbx.*.*")
+}
+
+/// Where the owner of a sandbox is asked about it, up to the verb.
+pub fn owner(sandbox: SandboxId) -> String {
+    format!("sandpit.v1.node.{}.sbx.{sandbox}", sandbox.node())
 }
 
 /// One of the two streams a program writes.
@@ -105,9 +116,57 @@ pub fn output(sandbox: SandboxId, exec: ExecId, stream: Stream) -> String {
     format!("sandpit.v1.out.{sandbox}.{exec}.{}", stream.as_str())
 }
 
+/// Where the output of everything that runs in one sandbox is published.
+pub fn outputs(sandbox: SandboxId) -> String {
+    format!("sandpit.v1.out.{sandbox}.*.*")
+}
+
+/// Reads the subject of a chunk of output; `None` for any other.
+pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
+    let words: Vec<&str> = subject.split('.').collect();
+    let ["sandpit", "v1", "out", sandbox, exec, stream] = words[..] else { return None };
+    let stream = [Stream::Stdout, Stream::Stderr].into_iter().find(|s| s.as_str() == stream)?;
+    Some((sandbox.parse().ok()?, exec.parse().ok()?, stream))
+}
+
 /// Where something that happened is told: `sandpit.v1.evt.<domain>.<type>`.
 pub fn event(domain: &'static str, kind: &'static str) -> String {
     format!("sandpit.v1.evt.{domain}.{kind}")
+}
+
+/// Where services are discovered (ADR-32): `$SRV.<what>`, `$SRV.<what>.<name>` and
+/// `$SRV.<what>.<name>.<id>`, with `PING`, `INFO` or `STATS` for what.
+pub fn discovery(what: &'static str, name: &str, id: &str) -> [String; 3] {
+    let all = format!("$SRV.{what}");
+    let named = format!("{all}.{name}");
+    let one = format!("{named}.{id}");
+    [all, named, one]
+}
+
+/// The padding of a subscription with wildcards: a subject it hears and every service ignores.
+/// `None` without wildcards, where whatever is sent is a request.
+pub fn pad(pattern: &str) -> Option<String> {
+    let words: Vec<&str> =
+        pattern.split('.').map(|word| if matches!(word, "*" | ">") { PAD } else { word }).collect();
+    let padded = words.join(".");
+    (padded != pattern && padded.ends_with(PAD)).then_some(padded)
+}
+
+/// The subject without what differs from one request to the next, as names of spans need it:
+/// `sandpit.v1.node.{node}.sbx.{sandbox}.exec`.
+pub fn template(subject: &str) -> Cow<'_, str> {
+    let words: Vec<&str> = subject.split('.').collect();
+    match words[..] {
+        ["sandpit", "v1", "node", _, verb] => format!("sandpit.v1.node.{{node}}.{verb}").into(),
+        ["sandpit", "v1", "node", _, "sbx", _, verb] => {
+            format!("sandpit.v1.node.{{node}}.sbx.{{sandbox}}.{verb}").into()
+        }
+        ["sandpit", "v1", "out", _, _, stream] => {
+            format!("sandpit.v1.out.{{sandbox}}.{{exec}}.{stream}").into()
+        }
+        ["_INBOX", ..] => "{inbox}".into(),
+        _ => subject.into(),
+    }
 }
 
 /// What the subject of a request says: the verb, and the sandbox if it names one.
@@ -198,6 +257,34 @@ mod tests {
         assert_eq!(Asked::read(&owner), Some(Asked { verb: "exec", sandbox: Some(sandbox) }));
         let anybody = verb.subject();
         assert_eq!(Asked::read(&anybody), Some(Asked { verb: "exec", sandbox: None }));
+    }
+
+    #[test]
+    fn the_subject_of_output_reads_back() {
+        let (sandbox, exec) = (SandboxId::numbered(7), ExecId::numbered(8));
+        let written = output(sandbox, exec, Stream::Stderr);
+        assert_eq!(read_output(&written), Some((sandbox, exec, Stream::Stderr)));
+        assert_eq!(read_output(&outputs(sandbox)), None);
+    }
+
+    #[test]
+    fn a_template_holds_no_ids() {
+        let sandbox = SandboxId::numbered(7);
+        let check = |subject: &str, expected: &str| assert_eq!(template(subject), expected);
+        let verb = Verb::new("exec");
+        check(&verb.subject(), "sandpit.v1.req.exec");
+        check(&verb.of_sandbox(sandbox), "sandpit.v1.node.{node}.sbx.{sandbox}.exec");
+        check(&verb.of_node(sandbox.node()), "sandpit.v1.node.{node}.exec");
+        let out = output(sandbox, ExecId::numbered(3), Stream::Stdout);
+        check(&out, "sandpit.v1.out.{sandbox}.{exec}.stdout");
+        check("_INBOX.node.7", "{inbox}");
+    }
+
+    #[test]
+    fn padding_is_heard_where_wildcards_are() {
+        assert_eq!(pad(REQUESTS).as_deref(), Some("sandpit.v1.req.pad"));
+        assert_eq!(pad("a.sbx.*.*").as_deref(), Some("a.sbx.pad.pad"));
+        assert_eq!(pad("a.b"), None);
     }
 
     #[test]

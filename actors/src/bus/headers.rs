@@ -23,6 +23,11 @@ impl Headers {
         self.0.push((name.to_owned(), value.into()));
     }
 
+    /// Adds a value beside whatever has its name; the first one is the one that is read.
+    pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.push((name.into(), value.into()));
+    }
+
     /// The same, for building.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {

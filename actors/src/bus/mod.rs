@@ -1,7 +1,15 @@
 //! Between bytes on the bus and questions to actors. Names no type of any client library.
 
+mod answer;
+mod discovery;
 pub mod gate;
 pub mod headers;
+pub mod idempotency;
+pub mod ingress;
+pub mod nats;
+pub mod quarantine;
+mod service;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +22,7 @@ use sandpit_messages::problem::{Problem, Ran};
 use sandpit_messages::time::Moment;
 use tokio::sync::{mpsc, watch};
 
+pub use answer::codec_of;
 pub use headers::Headers;
 
 /// A message as it travels.
@@ -163,7 +172,7 @@ pub struct Feed {
 /// A running service. Dropping it stops the service without waiting.
 #[derive(Debug)]
 pub struct Serving {
-    /// Asks it to leave; see [`Serving::leave`].
+    /// Asks it to leave; see `Serving::leave`.
     pub(crate) leave: mpsc::Sender<tokio::sync::oneshot::Sender<Left>>,
 }
 
@@ -225,6 +234,12 @@ pub enum SendError {
     /// The way out is full.
     #[error("the connection to the bus is saturated")]
     Saturated,
+    /// A subject or header that cannot be written.
+    #[error("it cannot be written: {what}")]
+    Malformed {
+        /// What is wrong with it.
+        what: String,
+    },
     /// Over the bound of the bus.
     #[error("a body of {bytes} bytes, more than {max}")]
     TooLarge {
@@ -259,6 +274,18 @@ pub enum AskError {
 }
 
 impl AskError {
+    /// One word for programs.
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Refused(problem) => &problem.kind,
+            Self::NoResponders(_) => "no_responders",
+            Self::NotSent(_) => "not_sent",
+            Self::Interrupted => "interrupted",
+            Self::TimedOut(_) => "timeout",
+            Self::Undecodable(_) => "undecodable",
+        }
+    }
+
     /// Was what was asked for done?
     pub const fn ran(&self) -> Ran {
         match self {
