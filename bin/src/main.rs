@@ -1,1 +1,6 @@
-fn main() {}
+//! The program. See [`sandpit::run`].
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sandpit::run(std::env::args_os())
+}

@@ -87,10 +87,11 @@ impl PriceBook {
     /// # Errors
     /// [`Unpriced`] if there is none.
     pub fn compute(&self, provider: &str) -> Result<&ComputePrice, Unpriced> {
-        self.compute.iter().rev().find(|entry| entry.provider == provider).ok_or_else(|| Unpriced {
-            what: "compute price",
-            provider: provider.to_owned(),
-        })
+        self.compute
+            .iter()
+            .rev()
+            .find(|entry| entry.provider == provider)
+            .ok_or_else(|| Unpriced { what: "compute price", provider: provider.to_owned() })
     }
 
     /// How long a sandbox takes to start at `provider`: its newest entry.
@@ -98,9 +99,11 @@ impl PriceBook {
     /// # Errors
     /// [`Unpriced`] if there is none.
     pub fn cold_start(&self, provider: &str) -> Result<&ColdStart, Unpriced> {
-        self.cold_start.iter().rev().find(|entry| entry.provider == provider).ok_or_else(|| {
-            Unpriced { what: "cold start time", provider: provider.to_owned() }
-        })
+        self.cold_start
+            .iter()
+            .rev()
+            .find(|entry| entry.provider == provider)
+            .ok_or_else(|| Unpriced { what: "cold start time", provider: provider.to_owned() })
     }
 }
 

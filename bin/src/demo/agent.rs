@@ -202,8 +202,7 @@ impl<F: FnMut(Line) + Send> Agent<F> {
             "symbols": instruments,
             "windows": [[plan::TEST.from, plan::TEST.to]],
         });
-        let scored: Scored =
-            self.once("hold", programs::SCORE, programs::hold(), params).await?;
+        let scored: Scored = self.once("hold", programs::SCORE, programs::hold(), params).await?;
         Ok(scored.windows.first().copied().unwrap_or_default())
     }
 
@@ -274,8 +273,7 @@ impl<F: FnMut(Line) + Send> Agent<F> {
     /// second time here.
     async fn years(&mut self, sandbox: SandboxId, desk: &Value) -> Result<Traded, AgentError> {
         let files = programs::of(self.part.kind);
-        let terms: Terms =
-            self.cell("open", sandbox, programs::OPEN, files, desk.clone()).await?;
+        let terms: Terms = self.cell("open", sandbox, programs::OPEN, files, desk.clone()).await?;
         let mut books = Books::open(terms.capital);
         let mut equity = terms.capital;
         for until in plan::YEAR_ENDS {
@@ -298,8 +296,7 @@ impl<F: FnMut(Line) + Send> Agent<F> {
     async fn whole(&mut self, sandbox: SandboxId, desk: &Value) -> Result<Traded, AgentError> {
         let files = programs::of(self.part.kind);
         let params = json!({ "desk": desk, "until": plan::TEST.to });
-        let (terms, record) =
-            self.cell("stress", sandbox, programs::WHOLE, files, params).await?;
+        let (terms, record) = self.cell("stress", sandbox, programs::WHOLE, files, params).await?;
         Ok(Traded { terms, record, equity: 0, fills_sha256: String::new() })
     }
 

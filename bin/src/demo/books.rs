@@ -213,8 +213,7 @@ mod tests {
     fn honest_books_agree() {
         let mut books = Books::open(1_000_000_000);
         assert_eq!(books.check(&honest()), Ok(()));
-        let record =
-            Record { gain: 0.00999, trades: 1, costs: 10_000, ..Record::default() };
+        let record = Record { gain: 0.00999, trades: 1, costs: 10_000, ..Record::default() };
         assert_eq!(books.agrees(&record, honest().equity), Ok(()));
         let better = Record { gain: 0.011, ..record };
         assert!(matches!(

@@ -177,7 +177,8 @@ impl Part {
     pub fn draw(&self, fit: &[String]) -> Vec<String> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(self.desk);
-        let mut at = index::sample(&mut random, fit.len(), NAMES_PER_DESK.min(fit.len())).into_vec();
+        let mut at =
+            index::sample(&mut random, fit.len(), NAMES_PER_DESK.min(fit.len())).into_vec();
         at.sort_unstable();
         at.into_iter().map(|at| fit[at].clone()).collect()
     }
@@ -235,7 +236,9 @@ mod tests {
     #[test]
     fn research_ends_before_the_test_begins() {
         assert!(RESEARCH.to < TEST.from);
-        assert!(WINDOWS.iter().all(|window| RESEARCH.from <= window.from && window.to <= RESEARCH.to));
+        assert!(
+            WINDOWS.iter().all(|window| RESEARCH.from <= window.from && window.to <= RESEARCH.to)
+        );
         assert!(WINDOWS.windows(2).all(|pair| pair[0].to < pair[1].from));
         assert_eq!(YEAR_ENDS.last(), Some(&TEST.to));
     }

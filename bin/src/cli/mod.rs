@@ -1,0 +1,101 @@
+//! The command line: one file per group of verbs.
+
+pub mod exit;
+pub mod failure;
+pub mod out;
+pub mod progress;
+
+mod config;
+mod env;
+mod exec;
+mod pool;
+mod sandbox;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::settings::{self, SettingFlags};
+use exit::Exit;
+use failure::Failure;
+use out::Out;
+
+/// Isolated places to run code, in milliseconds, over NATS.
+#[derive(Debug, Parser)]
+#[command(name = "sandpit", version, after_long_help = exit::HELP, propagate_version = true)]
+#[command(disable_help_subcommand = false, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    settings: SettingFlags,
+    /// Answer with one JSON document.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print ids only.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run code or a command in a sandbox, and end with its exit code.
+    Exec(exec::Arguments),
+    /// Create, list, look at and end sandboxes.
+    #[command(subcommand)]
+    Sandbox(sandbox::Verb),
+    /// Show what is kept ready.
+    Pool,
+    /// Print how other NATS tools reach the node, as variables of a shell.
+    Env,
+    /// Show and check settings.
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `sandpit` with these arguments.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> Exit {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are answers, everything else is a fault of the command line.
+            let text = error.render();
+            if error.use_stderr() {
+                out::error_bytes(text.to_string().as_bytes());
+                return Exit::Usage;
+            }
+            out::bytes(text.to_string().as_bytes());
+            return Exit::Done;
+        }
+    };
+    let out = Out { json: arguments.json, quiet: arguments.quiet };
+    dispatch(arguments, out).unwrap_or_else(|failure| {
+        failure.tell(out);
+        failure.exit
+    })
+}
+
+fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
+    let Arguments { settings, verb, .. } = arguments;
+    match verb {
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "sandpit", &mut script);
+            out::bytes(&script);
+            Ok(Exit::Done)
+        }
+        Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
+        Verb::Exec(arguments) => arguments.run(&settings, out),
+        Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Pool => pool::run(&settings, out),
+        Verb::Env => env::run(&settings, out),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+"""The worker of a sandbox: runs cells one after the other and keeps their variables.
+
+Speaks frames on one socket: two little-endian lengths, a JSON header, a raw body. What is read
+here comes from the engine; what is written is not trusted by it, because cells run in this very
+process and can write to that socket too.
+
+Standard library only; CPython 3.9 to 3.14.
+"""
+
+import ast
+import builtins
+import collections
+import ctypes
+import io
+import json
+import linecache
+import os
+import random
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+import types
+
+PROTOCOL = 1
+HOME = "/home/user"
+
+# Longest representation of a result, in characters. The engine takes 256 KiB in all.
+RESULT_MAX = 128 * 1024
+# Longest text and traceback of an exception, in characters.
+TEXT_MAX = 16 * 1024
+TRACEBACK_MAX = 64 * 1024
+# Seconds a representation may take.
+REPR_SECONDS = 2.0
+# Cells whose source is kept for tracebacks.
+SOURCES_MAX = 64
+
+LENGTHS = struct.Struct("<II")
+PLAIN = (int, float, bool, str, bytes, complex, type(None))
+
+# References of our own, so that a cell that replaces them hurts itself only.
+_read = os.read
+_write = os.write
+_getpid = os.getpid
+_exit = os._exit
+_dumps = json.dumps
+_loads = json.loads
+_compile = compile
+_exec = exec
+_eval = eval
+_repr = repr
+_parse = ast.parse
+_fstat = os.fstat
+_dup2 = os.dup2
+_signal = signal.signal
+_setitimer = signal.setitimer
+
+
+class TooSlow(BaseException):
+    """A representation took longer than it may."""
+
+
+def prepare():
+    """Run once in the zygote: what every worker would otherwise do for itself."""
+    namespace = {}
+    tree = _parse("1\n2\nraise ValueError('warm')", "<warm>", "exec")
+    try:
+        _exec(_compile(tree, "<warm>", "exec"), namespace)
+    except ValueError as error:
+        "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    _dumps({"warm": [1, "two"]})
+    _loads('{"warm": 1}')
+
+
+def reseed():
+    """Siblings share the memory of the zygote, and so every generator that was seeded there."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(list(struct.unpack("<16I", os.urandom(64))))
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+    uuid = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._node = None
+        uuid._last_timestamp = None
+
+
+class Worker:
+    def __init__(self, channel):
+        self.channel = channel
+        self.pid = _getpid()
+        self.running = False
+        self.count = 0
+        self.loop = None
+        self.sources = collections.deque()
+        self.streams = [os.dup(1), os.dup(2)]
+        self.stream_ids = [self.identity(1), self.identity(2)]
+        self.out = self.text(1)
+        self.err = self.text(2)
+        self.module = types.ModuleType("__main__")
+        self.scope = self.module.__dict__
+        self.scope["__builtins__"] = builtins
+        sys.modules["__main__"] = self.module
+        self.flush_c = ctypes.PyDLL(None).fflush
+        sys.path.insert(0, "")
+        sys.argv = [""]
+        sys.stdin = io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8")
+        sys.stdout = sys.__stdout__ = self.out
+        sys.stderr = sys.__stderr__ = self.err
+        builtins.input = no_input
+        _signal(signal.SIGINT, self.interrupted)
+
+    @staticmethod
+    def text(number):
+        raw = io.FileIO(number, "wb", closefd=False)
+        return io.TextIOWrapper(
+            io.BufferedWriter(raw, 8192),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+
+    @staticmethod
+    def identity(number):
+        try:
+            found = _fstat(number)
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino)
+
+    def interrupted(self, _number, _frame):
+        if self.running:
+            raise KeyboardInterrupt
+
+    # Frames.
+
+    def receive(self, length):
+        parts = []
+        while length:
+            part = _read(self.channel, length)
+            if not part:
+                _exit(0)
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def receive_frame(self):
+        header, body = LENGTHS.unpack(self.receive(LENGTHS.size))
+        return _loads(self.receive(header)), self.receive(body)
+
+    @staticmethod
+    def frame(header, body=b""):
+        text = _dumps(header).encode("ascii")
+        return LENGTHS.pack(len(text), len(body)) + text + body
+
+    def send(self, data):
+        view = memoryview(data)
+        while view:
+            view = view[_write(self.channel, view):]
+
+    # Cells.
+
+    def serve(self):
+        version = ".".join(str(part) for part in sys.version_info[:3])
+        self.send(self.frame({"op": "hello", "proto": PROTOCOL, "version": version}))
+        while True:
+            header, body = self.receive_frame()
+            if header["op"] == "ping":
+                self.send(self.frame({"op": "pong"}))
+            elif header["op"] == "env":
+                os.environ.update(header["env"])
+            elif header["op"] == "run":
+                self.cell(header, body)
+
+    def cell(self, header, body):
+        self.restore_streams()
+        length = header["code"]
+        code = body[:length].decode("utf-8", "replace")
+        params = body[length:] if header["params"] else None
+        self.count += 1
+        name = "<cell %d>" % self.count
+        before = self.enter(header)
+        frames = b""
+        try:
+            try:
+                value = self.run(code, name, params)
+                if value is not None:
+                    frames = self.result(header["id"], value)
+            finally:
+                self.running = False
+        except BaseException as error:
+            frames = self.raised(header["id"], error)
+        # A child that the cell forked and that did not end there must not answer in our name.
+        if _getpid() != self.pid:
+            _exit(0)
+        self.leave(before)
+        self.flush()
+        self.send(frames + self.frame({"op": "done", "id": header["id"]}))
+
+    def run(self, code, name, params):
+        self.remember(name, code)
+        tree = _parse(code, name, "exec")
+        last = None
+        if tree.body and isinstance(tree.body[-1], ast.Expr):
+            last = ast.Expression(tree.body.pop().value)
+        awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        steps = [_compile(tree, name, "exec", flags=awaits, dont_inherit=True)]
+        if last is not None:
+            steps.append(_compile(last, name, "eval", flags=awaits, dont_inherit=True))
+        if params is not None:
+            self.scope["params"] = _loads(params)
+        value = None
+        self.running = True
+        for step in steps:
+            value = _eval(step, self.scope)
+            # The flag of a code object that awaits (CO_COROUTINE).
+            if step.co_flags & 0x80:
+                value = self.wait(value)
+        if last is None:
+            return None
+        if value is not None:
+            self.scope["_"] = value
+        return value
+
+    def wait(self, coroutine):
+        import asyncio
+
+        if self.loop is None or self.loop.is_closed():
+            self.loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self.loop)
+        task = self.loop.create_task(coroutine)
+        try:
+            return self.loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                task.cancel()
+                try:
+                    self.loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+                except BaseException:
+                    self.loop.close()
+            raise
+
+    def remember(self, name, code):
+        linecache.cache[name] = (len(code), None, code.splitlines(True), name)
+        self.sources.append(name)
+        while len(self.sources) > SOURCES_MAX:
+            linecache.cache.pop(self.sources.popleft(), None)
+
+    def result(self, number, value):
+        text = self.representation(value)
+        return self.frame({"op": "result", "id": number}, text.encode("utf-8", "backslashreplace"))
+
+    def representation(self, value):
+        if type(value) in PLAIN:
+            return shorten(_repr(value), RESULT_MAX)
+        self.running = True
+
+        def too_slow(_number, _frame):
+            raise TooSlow
+
+        handler = _signal(signal.SIGALRM, too_slow)
+        _setitimer(signal.ITIMER_REAL, REPR_SECONDS)
+        try:
+            return shorten(_repr(value), RESULT_MAX)
+        except TooSlow:
+            raise TimeoutError("the representation of the result took longer than 2 s") from None
+        finally:
+            _setitimer(signal.ITIMER_REAL, 0)
+            _signal(signal.SIGALRM, handler)
+            self.running = False
+
+    def raised(self, number, error):
+        try:
+            name = type(error).__name__
+            value = shorten(str(error), TEXT_MAX)
+        except BaseException:
+            name, value = "Exception", "an exception whose text could not be had"
+        try:
+            text = "".join(
+                traceback.format_exception(type(error), error, user_frames(error), limit=-64)
+            )
+        except BaseException:
+            text = name + ": " + value
+        header = {"op": "error", "id": number, "name": shorten(name, 256), "value": value}
+        body = shorten(text, TRACEBACK_MAX).encode("utf-8", "backslashreplace")
+        return self.frame(header, body)
+
+    # What surrounds a cell.
+
+    def enter(self, header):
+        """Sets the environment of this cell and goes where it runs; a folder that is not there
+        is noticed by the cell itself."""
+        before = {}
+        for key, value in header["env"].items():
+            before[key] = os.environ.get(key)
+            os.environ[key] = value
+        try:
+            os.chdir(header["cwd"])
+        except OSError as error:
+            self.err.write("cannot run in %s: %s\n" % (header["cwd"], error.strerror))
+        return before
+
+    @staticmethod
+    def leave(before):
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+    def restore_streams(self):
+        for at, number in ((0, 1), (1, 2)):
+            if self.identity(number) != self.stream_ids[at]:
+                _dup2(self.streams[at], number)
+        sys.stdout = self.out
+        sys.stderr = self.err
+
+    def flush(self):
+        for stream in (sys.stdout, sys.stderr, self.out, self.err):
+            try:
+                stream.flush()
+            except BaseException:
+                pass
+        self.flush_c(None)
+
+
+def user_frames(error):
+    """The traceback from the first frame that is not ours."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return trace
+
+
+def shorten(text, length):
+    if len(text) <= length:
+        return text
+    return text[:length] + "... (%d characters more)" % (len(text) - length)
+
+
+def no_input(_prompt=""):
+    raise EOFError("a cell has no standard input; give it `params`, or run a command with `stdin`")
+
+
+def serve(channel):
+    reseed()
+    Worker(channel).serve()

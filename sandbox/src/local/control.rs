@@ -1,0 +1,508 @@
+//! What engine, guardian, launcher, keeper, init and zygote say to each other: one JSON text per
+//! packet, with descriptors beside it.
+//!
+//! Everything that speaks here is our own code, but a zygote runs what a template imported:
+//! whatever it says is bounded and checked by the keeper.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::lockdown::rlimits::{SumHeldBy, Values};
+use super::options::Bounds;
+use super::plan::{Ids, Plan, Source};
+
+/// Longest packet in bytes. What may be longer travels in a sealed file beside it.
+pub(super) const PACKET_MAX: usize = 4096;
+
+/// Most descriptors beside one packet.
+pub(super) const FDS_MAX: usize = 16;
+
+/// What a program of ours is told when it starts. Travels in a sealed file, because it may be
+/// longer than a packet.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Boot {
+    /// With the engine's socket and the program.
+    Guardian(GuardianBoot),
+    /// With the engine's socket and the program.
+    Launcher(LauncherBoot),
+    /// With the engine's socket.
+    Keeper(Box<KeeperBoot>),
+}
+
+/// What the guardian needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct GuardianBoot {
+    /// First of the ids that sandboxes are mapped to; `None` for an ordinary user.
+    pub(super) uid_base: Option<u32>,
+    /// What of the host may be seen below.
+    pub(super) sources: Vec<Source>,
+}
+
+/// What the launcher needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LauncherBoot {
+    /// Set when nobody with more rights has gathered them.
+    pub(super) sources: Option<Vec<Source>>,
+    /// How ids are mapped below.
+    pub(super) ids: Ids,
+}
+
+/// What a keeper needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct KeeperBoot {
+    /// How ids are mapped below.
+    pub(super) ids: Ids,
+    /// The root of the template.
+    pub(super) plan: Plan,
+    /// What locks sandboxes down.
+    pub(super) locks: Locks,
+    /// How the zygote is started.
+    pub(super) zygote: ZygoteSpec,
+}
+
+/// What locks sandboxes of a template down.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Locks {
+    /// System call filters of everything in a sandbox, in order.
+    pub(super) sandbox_filters: Vec<Vec<u8>>,
+    /// Those of the zygote, which its workers have as well.
+    pub(super) zygote_filters: Vec<Vec<u8>>,
+    /// Bytes of memory of a sandbox.
+    pub(super) memory: u64,
+    /// Processes and threads of a sandbox.
+    pub(super) pids: u32,
+    /// Bytes of one file.
+    pub(super) file_bytes: u64,
+    /// Files open in one process.
+    pub(super) open_files: u32,
+    /// Whether control groups hold the sum of a sandbox's processes.
+    pub(super) held_by_groups: bool,
+}
+
+impl Locks {
+    /// Bounds of each process.
+    pub(super) fn limits(&self) -> Values {
+        let bounds = Bounds {
+            pids: self.pids,
+            file_bytes: self.file_bytes,
+            open_files: self.open_files,
+            ..Bounds::default()
+        };
+        let held_by = if self.held_by_groups { SumHeldBy::Groups } else { SumHeldBy::Watchdog };
+        Values::new(&bounds, self.memory, held_by)
+    }
+}
+
+/// How a zygote is started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ZygoteSpec {
+    /// The interpreter, as seen inside.
+    pub(super) python: String,
+    /// Its arguments.
+    pub(super) arguments: Vec<String>,
+    /// All of its environment.
+    pub(super) env: BTreeMap<String, String>,
+    /// Run once after the imports.
+    pub(super) warmup: String,
+    /// Longest it may take until it serves, in milliseconds.
+    pub(super) warm_max_ms: u64,
+}
+
+/// Engine to launcher.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToLauncher {
+    /// Start a keeper. With the keeper's socket and the sealed [`KeeperBoot`].
+    Keeper {
+        /// How the engine calls it.
+        keeper: u64,
+    },
+}
+
+/// Launcher to engine, through the guardian's socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromLauncher {
+    /// It serves.
+    Up,
+    /// It cannot serve.
+    Failed {
+        /// Which step, and the error.
+        why: String,
+        /// The number of the error; 0 when there is none.
+        errno: i32,
+    },
+    /// A keeper ended.
+    KeeperGone {
+        /// Which.
+        keeper: u64,
+        /// As `wait` encodes it.
+        status: i32,
+    },
+}
+
+/// Engine to keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToKeeper {
+    /// Start a zygote anew; the old one ends as soon as the new one serves. With what it needs to
+    /// get into its group.
+    Zygote {
+        /// How the engine calls it.
+        zygote: u64,
+        /// Whether it is born in its group, or joins it.
+        into: bool,
+    },
+    /// Build namespaces and root of a sandbox. With the engine's socket to its init, then the
+    /// tasks files of its group.
+    Skeleton {
+        /// Number of the sandbox, unique among the living.
+        slot: u32,
+        /// Bounds of its files and pids.
+        shape: Shape,
+        /// Whether it is born in its group, or joins it.
+        into: bool,
+    },
+    /// Fork a worker into a sandbox. With its channel, standard output, standard error, then the
+    /// tasks files of its group.
+    Worker {
+        /// Which sandbox.
+        slot: u32,
+        /// How the engine calls it.
+        worker: u64,
+        /// Whether it is born in its group, or joins it.
+        into: bool,
+    },
+    /// Kill a sandbox; answered when its init was reaped.
+    Kill {
+        /// Which sandbox.
+        slot: u32,
+    },
+}
+
+/// Keeper to engine.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromKeeper {
+    /// A zygote serves.
+    ZygoteUp {
+        /// Which.
+        zygote: u64,
+    },
+    /// A zygote ended or hung and is gone.
+    ZygoteGone {
+        /// Which.
+        zygote: u64,
+        /// What happened, and the end of what it wrote to standard error.
+        why: String,
+        /// Whether it had served before.
+        served: bool,
+    },
+    /// A skeleton stands and was verified. With a handle of its init.
+    Skeleton {
+        /// Which sandbox.
+        slot: u32,
+    },
+    /// A skeleton could not be built; nothing of it is left.
+    SkeletonFailed {
+        /// Which sandbox.
+        slot: u32,
+        /// Which step, and the error.
+        why: String,
+    },
+    /// A worker is locked down, as seen from outside. With a handle of it.
+    Worker {
+        /// Which sandbox.
+        slot: u32,
+        /// Which worker.
+        worker: u64,
+        /// Its process id inside.
+        pid: u32,
+    },
+    /// A worker could not be made; nothing of it is left.
+    WorkerFailed {
+        /// Which sandbox.
+        slot: u32,
+        /// Which worker.
+        worker: u64,
+        /// What happened.
+        why: String,
+        /// It was not locked down as it must be: an alarm.
+        breach: bool,
+    },
+    /// A worker ended.
+    WorkerGone {
+        /// Which sandbox.
+        slot: u32,
+        /// Which worker.
+        worker: u64,
+        /// How.
+        end: End,
+    },
+    /// The init of a sandbox was reaped: no process of it is left.
+    InitGone {
+        /// Which sandbox.
+        slot: u32,
+        /// As `wait` encodes it.
+        status: i32,
+    },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct End {
+    /// As `wait` encodes it.
+    pub(super) status: i32,
+    /// Processor time in nanoseconds.
+    pub(super) cpu_ns: u64,
+    /// Most memory at once in bytes.
+    pub(super) max_rss: u64,
+}
+
+impl From<super::sys::Reaped> for End {
+    fn from(reaped: super::sys::Reaped) -> Self {
+        Self {
+            status: reaped.status,
+            cpu_ns: u64::try_from(reaped.cpu.as_nanos()).unwrap_or(u64::MAX),
+            max_rss: reaped.max_rss,
+        }
+    }
+}
+
+/// Bounds of one sandbox that are set while its root is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shape {
+    /// Bytes in `/home/user`.
+    pub(super) home_bytes: u64,
+    /// Bytes in `/tmp`.
+    pub(super) tmp_bytes: u64,
+    /// Bytes in `/dev/shm`.
+    pub(super) shm_bytes: u64,
+    /// Processes and threads.
+    pub(super) pids: u32,
+}
+
+/// Engine to init.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToInit {
+    /// Run a command. With the sealed [`Command`], what it reads, where it writes, and where its
+    /// errors go.
+    Run {
+        /// How the engine calls it.
+        command: u64,
+    },
+    /// Write files. With the sealed [`Files`] and their contents in one sealed file.
+    Write {
+        /// How the engine calls it.
+        command: u64,
+    },
+    /// Kill every process of a session.
+    KillSession {
+        /// The session.
+        session: u32,
+    },
+    /// Signal a command's group.
+    Signal {
+        /// Which command.
+        command: u64,
+        /// The number of the signal.
+        signal: i32,
+    },
+    /// Count what runs.
+    Count {
+        /// How the engine calls the question.
+        command: u64,
+    },
+}
+
+/// Init to engine.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromInit {
+    /// A command or writer runs.
+    Started {
+        /// Which.
+        command: u64,
+        /// Its process id inside.
+        pid: u32,
+    },
+    /// It could not be started.
+    NotStarted {
+        /// Which.
+        command: u64,
+        /// The number of the error.
+        errno: i32,
+    },
+    /// It ended.
+    Ended {
+        /// Which.
+        command: u64,
+        /// How.
+        end: End,
+        /// Processes it left running.
+        survivors: u32,
+    },
+    /// What runs now, beside init.
+    Counted {
+        /// Which question.
+        command: u64,
+        /// How many.
+        processes: u32,
+        /// Bytes in its files.
+        disk: u64,
+    },
+}
+
+/// What init runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Command {
+    /// Program and arguments.
+    pub(super) arguments: Vec<String>,
+    /// All of its environment.
+    pub(super) env: BTreeMap<String, String>,
+    /// Where it runs.
+    pub(super) cwd: String,
+}
+
+/// What init writes: paths relative to `/home/user`, and how long each is in the file beside.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Files {
+    /// Name and length, in the order of their contents.
+    pub(super) files: Vec<(String, u64)>,
+}
+
+/// Keeper to zygote.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ForkOrder {
+    /// How the keeper calls the order.
+    pub(super) order: u64,
+    /// Whether Landlock rules are among the descriptors.
+    pub(super) landlock: bool,
+    /// Whether the worker is born in its group, or joins it.
+    pub(super) clone_into: bool,
+}
+
+/// Zygote to keeper.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "lowercase")]
+pub(super) enum FromZygote {
+    /// Everything is imported and warm.
+    Ready,
+    /// The worker was cloned.
+    Forked {
+        /// Which order.
+        order: u64,
+        /// Its process id, as zygote and keeper number it.
+        pid: i32,
+    },
+    /// It could not be.
+    Failed {
+        /// Which order.
+        order: u64,
+        /// The error.
+        why: String,
+    },
+}
+
+/// Two ends of a packet socket.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Sends one packet.
+///
+/// # Errors
+/// `EPIPE` when nobody is at the other end; `EAGAIN` when it does not keep up; `EMSGSIZE` for
+/// what is longer than [`PACKET_MAX`].
+pub(super) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    files: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    if text.len() > PACKET_MAX || files.len() > FDS_MAX {
+        return Err(rustix::io::Errno::MSGSIZE.into());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
+        return Err(rustix::io::Errno::MSGSIZE.into());
+    }
+    let parts = [IoSlice::new(&text)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(&socket, &parts, &mut beside, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// Receives one packet; `None` when the other end is closed.
+///
+/// # Errors
+/// `EAGAIN` when there is none and the socket does not block; `InvalidData` for what is not a
+/// message of this kind.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: impl AsFd,
+    flags: RecvFlags,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let mut text = [0; PACKET_MAX];
+    let message = rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(&mut text)];
+        rustix::net::recvmsg(&socket, &mut parts, &mut beside, flags | RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let files: Vec<OwnedFd> = beside
+        .drain()
+        .filter_map(|part| match part {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let value = serde_json::from_slice(&text[..message.bytes])?;
+    Ok(Some((value, files)))
+}
+
+/// A file in memory that nobody can change any more.
+pub(super) fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
+    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(file);
+    for part in parts {
+        file.write_all(part)?;
+    }
+    file.rewind()?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(file.into())
+}
+
+/// A value in a sealed file.
+pub(super) fn sealed_value(value: &impl Serialize) -> io::Result<OwnedFd> {
+    sealed("order", &[&serde_json::to_vec(value)?])
+}
+
+/// Reads back what [`sealed_value`] wrote.
+pub(super) fn read_sealed<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
+    let mut text = Vec::new();
+    File::from(file).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}

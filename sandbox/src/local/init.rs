@@ -1,0 +1,281 @@
+//! The first process of a sandbox: a fork of the keeper that builds the sandbox's root, locks
+//! itself down, and then runs commands and writes files for the engine.
+//!
+//! Everything it starts inherits its lockdown, so no command can forget a step.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::RecvFlags;
+use rustix::process::{DumpableBehavior, Pid, Signal};
+
+use super::control::{self, End, FromInit, Shape, ToInit};
+use super::launcher::drain;
+use super::lockdown::landlock::{Ruleset, Support};
+use super::lockdown::rlimits::Values;
+use super::lockdown::seccomp::Program;
+use super::lockdown::caps;
+use super::mounts::{self, Failed, at_step};
+use super::plan::USER;
+use super::{guardian, sys};
+
+mod command;
+mod processes;
+
+use processes::Living;
+
+/// Where the engine's socket is.
+const ENGINE: i32 = 3;
+/// Where the keeper's socket is, until the sandbox stands.
+const KEEPER: i32 = 4;
+
+const COULD_NOT_SERVE: i32 = 73;
+
+/// What a sandbox is made with.
+#[derive(Debug)]
+pub(super) struct Setup<'a> {
+    /// Bounds of its files and pids.
+    pub(super) shape: Shape,
+    /// Bounds of each process.
+    pub(super) limits: &'a Values,
+    /// System call filters, in order.
+    pub(super) filters: &'a [Program],
+    /// What Landlock can hold here.
+    pub(super) landlock: Option<Support>,
+    /// Tasks files of its group; empty if it was born in it or there is none.
+    pub(super) groups: &'a [OwnedFd],
+}
+
+/// What init says to its keeper.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) enum Standing {
+    /// The sandbox stands. With its Landlock rules, if there are any.
+    Up,
+    /// It does not.
+    Failed {
+        /// Which step, and the error.
+        why: String,
+    },
+}
+
+/// Builds the sandbox and serves until it is killed.
+pub(super) fn run(setup: &Setup<'_>, engine: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> ! {
+    let code = match build(setup, engine, keeper) {
+        Ok(children) => {
+            serve(children.as_fd());
+            0
+        }
+        Err((step, error)) => {
+            let why = format!("{step}: {error}");
+            // Nobody else can be told.
+            let _ = control::send(keeper, &Standing::Failed { why }, &[]);
+            COULD_NOT_SERVE
+        }
+    };
+    sys::end(code)
+}
+
+fn build(
+    setup: &Setup<'_>,
+    engine: BorrowedFd<'_>,
+    keeper: BorrowedFd<'_>,
+) -> Result<OwnedFd, Failed> {
+    let mapped = control::receive::<()>(keeper, RecvFlags::empty());
+    at_step("waiting for ids", mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())))?;
+    // Before any file is made: nobody else has an id here.
+    at_step("taking on the sandbox's id", guardian::become_id(USER))?;
+    // After the change of id, which would clear it.
+    let death = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    at_step("asking to end with the keeper", death)?;
+    for group in setup.groups {
+        at_step("joining a control group", rustix::io::write(group, b"0"))?;
+    }
+    at_step("hiding outer control groups", sys::unshare_cgroup_view())?;
+    mounts::enter_sandbox(setup.shape)?;
+    at_step("bringing the loopback up", sys::loopback_up())?;
+    at_step("naming the host", rustix::system::sethostname(b"sandbox"))?;
+    bound_numbers(setup.shape);
+    mounts::close_sysctl()?;
+    keep_two(engine, keeper)?;
+    at_step("starting a session", rustix::process::setsid())?;
+    at_step("going home", rustix::process::chdir("/home/user"))?;
+    at_step("resetting signals", sys::default_signals())?;
+    let children = at_step("watching children", sys::child_events())?;
+    let keeper = sys::take_from(KEEPER);
+    lock_down(setup, keeper.as_fd())?;
+    Ok(children)
+}
+
+/// Bounds that are the namespace's own, where this kernel has such.
+fn bound_numbers(shape: Shape) {
+    // After the first wrap only numbers from 300 on are given out.
+    let pids = 300 + 2 * u64::from(shape.pids);
+    // Before kernel 6.14 the bound is the host's and refused here; the group holds it then.
+    let _ = sys::write_once(Path::new("/proc/sys/kernel/pid_max"), &pids.to_string());
+    let bytes = shape.shm_bytes.to_string();
+    let pages = (shape.shm_bytes / 4096).to_string();
+    for (name, value) in [("shmmax", &bytes), ("shmall", &pages)] {
+        // Without it the group bounds shared memory all the same.
+        let _ = sys::write_once(&Path::new("/proc/sys/kernel").join(name), value);
+    }
+}
+
+/// Closes everything but the null device and the two sockets.
+fn keep_two(engine: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed> {
+    let step = "closing what is not the sandbox's";
+    // Up first, so that neither target is a source still needed.
+    let engine = at_step(step, rustix::io::fcntl_dupfd_cloexec(engine, 32))?;
+    let keeper = at_step(step, rustix::io::fcntl_dupfd_cloexec(keeper, 32))?;
+    for (socket, number) in [(&engine, ENGINE), (&keeper, KEEPER)] {
+        at_step(step, sys::put_at(socket.as_fd(), number))?;
+        at_step(step, sys::close_on_exec(number))?;
+    }
+    at_step(step, sys::close_from(5))?;
+    // Closed just now.
+    std::mem::forget((engine, keeper));
+    Ok(())
+}
+
+fn lock_down(setup: &Setup<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed> {
+    at_step("bounding resources", setup.limits.apply())?;
+    at_step("giving up capabilities", caps::give_up())?;
+    let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    at_step("closing its memory", dumpable)?;
+    at_step("giving up privileges", caps::no_new_privileges())?;
+    let rules = setup.landlock.map(Ruleset::new).transpose();
+    let rules = at_step("making file rules", rules)?;
+    if let Some(rules) = &rules {
+        at_step("applying file rules", rules.restrict_self())?;
+    }
+    for filter in setup.filters {
+        at_step("filtering system calls", filter.install())?;
+    }
+    let files: Vec<BorrowedFd<'_>> = rules.iter().map(AsFd::as_fd).collect();
+    at_step("reporting", control::send(keeper, &Standing::Up, &files))
+}
+
+/// One thing that init runs.
+#[derive(Debug)]
+struct Running {
+    command: u64,
+    pid: Pid,
+    /// A writer of files is not a command: it leaves nothing.
+    writer: bool,
+}
+
+#[derive(Debug, Default)]
+struct Init {
+    running: BTreeMap<i32, Running>,
+    /// What earlier commands left, so that it is counted once.
+    left: Living,
+}
+
+fn serve(children: BorrowedFd<'_>) {
+    let engine = sys::take_from(ENGINE);
+    let mut init = Init::default();
+    loop {
+        let mut both = [
+            PollFd::from_borrowed_fd(engine.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(children, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut both, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if !both[1].revents().is_empty() {
+            drain(children);
+            while let Some(reaped) = sys::reap() {
+                init.ended(engine.as_fd(), reaped);
+            }
+        }
+        if !both[0].revents().is_empty() {
+            match control::receive(&engine, RecvFlags::DONTWAIT) {
+                Ok(Some((order, files))) => init.take(engine.as_fd(), &order, files),
+                Ok(None) => return,
+                // A packet that is no order is ours to mend, not a reason to end a sandbox.
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Init {
+    fn take(&mut self, engine: BorrowedFd<'_>, order: &ToInit, files: Vec<OwnedFd>) {
+        match *order {
+            ToInit::Run { command } => {
+                let started = command::start(files);
+                self.started(engine, command, started, false);
+            }
+            ToInit::Write { command } => {
+                let started = command::write(files);
+                self.started(engine, command, started, true);
+            }
+            ToInit::KillSession { session } => processes::kill_session(session),
+            ToInit::Signal { command, signal } => self.signal(command, signal),
+            ToInit::Count { command } => {
+                let counted = FromInit::Counted {
+                    command,
+                    processes: processes::living().count(),
+                    disk: processes::disk_used(),
+                };
+                say(engine, &counted);
+            }
+        }
+    }
+
+    fn started(
+        &mut self,
+        engine: BorrowedFd<'_>,
+        command: u64,
+        started: io::Result<Pid>,
+        writer: bool,
+    ) {
+        match started {
+            Ok(pid) => {
+                let number = pid.as_raw_nonzero().get();
+                self.running.insert(number, Running { command, pid, writer });
+                say(engine, &FromInit::Started { command, pid: number.cast_unsigned() });
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                say(engine, &FromInit::NotStarted { command, errno });
+            }
+        }
+    }
+
+    fn signal(&self, command: u64, signal: i32) {
+        let found = self.running.values().find(|running| running.command == command);
+        if let (Some(running), Some(signal)) = (found, Signal::from_named_raw(signal)) {
+            // Stopped processes hear nothing but this.
+            let _ = rustix::process::kill_process_group(running.pid, Signal::CONT);
+            // It ended meanwhile, which is what is wanted.
+            let _ = rustix::process::kill_process_group(running.pid, signal);
+        }
+    }
+
+    fn ended(&mut self, engine: BorrowedFd<'_>, reaped: sys::Reaped) {
+        // Orphans of others are reaped too, and nobody asked about them.
+        let Some(ended) = self.running.remove(&reaped.pid) else { return };
+        let survivors = if ended.writer { 0 } else { self.count_survivors() };
+        let command = ended.command;
+        say(engine, &FromInit::Ended { command, end: End::from(reaped), survivors });
+    }
+
+    /// Processes that belong to no worker and no running command, and were not counted before.
+    fn count_survivors(&mut self) -> u32 {
+        let running: Vec<i32> = self.running.keys().copied().collect();
+        let left = processes::living().without_sessions(&running);
+        let new = left.count_without(&self.left);
+        self.left = left;
+        new
+    }
+}
+
+/// Tells the engine. A full socket means that the engine is stuck; it will look after us by
+/// itself, so nothing is lost that matters.
+fn say(engine: BorrowedFd<'_>, message: &FromInit) {
+    let _ = control::send(engine, message, &[]);
+}

@@ -1,0 +1,130 @@
+//! What runs in this sandbox, read from its own view of processes.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use rustix::process::{Pid, Signal};
+
+/// Rounds of looking for what is to be killed. Each one kills everything it sees, so what is
+/// left after so many forks faster than it can be seen; the sandbox is destroyed then.
+const ROUNDS_MAX: usize = 16;
+
+/// Processes by number, each with its session and the tick it started at.
+#[derive(Debug, Default)]
+pub(super) struct Living(BTreeMap<i32, (i32, u64)>);
+
+impl Living {
+    /// How many.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Those in none of these sessions.
+    pub(super) fn without_sessions(mut self, sessions: &[i32]) -> Self {
+        self.0.retain(|_, (session, _)| !sessions.contains(session));
+        self
+    }
+
+    /// How many of them were not among `before`.
+    pub(super) fn count_without(&self, before: &Self) -> u32 {
+        let new = self.0.iter().filter(|(pid, process)| before.0.get(pid) != Some(process));
+        u32::try_from(new.count()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Everything that lives but init and what came from outside: a worker's parent is not here, and
+/// so it seems to have none.
+pub(super) fn living() -> Living {
+    let mut living = BTreeMap::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return Living::default() };
+    let mut workers = Vec::new();
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Some(seen) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(read)
+        else {
+            continue;
+        };
+        if seen.parent == 0 {
+            workers.push(seen.session);
+        } else if !seen.dead {
+            living.insert(pid, (seen.session, seen.started));
+        }
+    }
+    Living(living).without_sessions(&workers)
+}
+
+/// Kills every process of a session, also those that are born meanwhile.
+pub(super) fn kill_session(session: u32) {
+    for _ in 0..ROUNDS_MAX {
+        let mut found = false;
+        let Ok(entries) = fs::read_dir("/proc") else { return };
+        for entry in entries.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok())
+            else {
+                continue;
+            };
+            let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+            let Some(seen) = text.as_deref().and_then(read) else { continue };
+            if pid != 1 && !seen.dead && seen.session == session.cast_signed() {
+                found = true;
+                if let Some(pid) = Pid::from_raw(pid) {
+                    // It ended meanwhile, which is what is wanted.
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+        }
+        if !found {
+            return;
+        }
+    }
+}
+
+/// Bytes in the three folders that can be written.
+pub(super) fn disk_used() -> u64 {
+    ["/home/user", "/tmp", "/dev/shm"]
+        .iter()
+        .filter_map(|folder| rustix::fs::statvfs(*folder).ok())
+        .map(|seen| (seen.f_blocks - seen.f_bfree) * seen.f_frsize)
+        .sum()
+}
+
+/// One line of `/proc/<pid>/stat`.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    dead: bool,
+    parent: i32,
+    session: i32,
+    started: u64,
+}
+
+/// Reads such a line. The name in it is the process's own choice, so all is counted from its
+/// last parenthesis.
+fn read(line: &str) -> Option<Seen> {
+    let (_, rest) = line.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let dead = matches!(fields.next()?, "Z" | "X");
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Seen { dead, parent, session, started })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let line = "7 (a) S 1) R 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 39 19 1 0 99 0 0";
+        let seen = Seen { dead: false, parent: 1, session: 7, started: 99 };
+        assert_eq!(read(line), Some(seen));
+    }
+
+    #[test]
+    fn a_line_that_is_cut_short_is_nothing() {
+        assert_eq!(read("7 (a) R 1 7"), None);
+        assert_eq!(read(""), None);
+    }
+}
