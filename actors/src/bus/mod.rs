@@ -4,8 +4,10 @@ mod answer;
 mod discovery;
 pub mod gate;
 pub mod headers;
-
+pub mod idempotency;
+pub mod ingress;
 pub mod nats;
+pub mod quarantine;
 mod service;
 pub mod trace;
 
