@@ -5,10 +5,9 @@ pub mod cli;
 pub mod client;
 pub mod demo;
 pub mod http;
+pub mod session;
 pub mod settings;
 pub mod telemetry;
-
-mod session;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -71,7 +71,7 @@ impl Arguments {
     pub(super) fn run(self, settings: &SettingFlags, out: Out) -> Result<Exit, Failure> {
         let (template, sandbox) = (self.template.clone(), self.sandbox);
         let request = self.request()?;
-        let ran = Session::run(settings, async |session| {
+        let ran = Session::run(settings, "exec", async |session| {
             let whole = out.json || request.cache.is_some();
             let executed = match (sandbox, whole) {
                 (Some(_), true) => ask(&session, request).await,

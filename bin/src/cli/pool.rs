@@ -10,7 +10,7 @@ use crate::session::Session;
 use crate::settings::SettingFlags;
 
 pub(super) fn run(settings: &SettingFlags, out: Out) -> Result<Exit, Failure> {
-    Session::run(settings, async |session| {
+    Session::run(settings, "pool", async |session| {
         let asked = session.client.request(&GetPool {}, Call::default()).await;
         let pool = asked.map_err(|error| Failure::of_ask("the pool did not answer", &error))?;
         if out.json {

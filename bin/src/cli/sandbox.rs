@@ -93,7 +93,7 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 
 impl Verb {
     pub(super) fn run(self, settings: &SettingFlags, out: Out) -> Result<Exit, Failure> {
-        Session::run(settings, async |session| match self {
+        Session::run(settings, "sandbox", async |session| match self {
             Self::Create(arguments) => create(&session, arguments, out).await,
             Self::List { template, all } => {
                 let filter = if all { StatusFilter::All } else { StatusFilter::Running };

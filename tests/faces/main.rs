@@ -1,0 +1,4 @@
+//! What meets the outside: programs nobody here wrote read what we write.
+
+mod compose;
+mod venv;
