@@ -12,6 +12,14 @@ use crate::id::{ExecId, NodeId, SandboxId};
 
 /// Everything any node of the nearest region answers.
 pub const REQUESTS: &str = "sandpit.v1.req.*";
+/// The same for the ReasoningBank.
+pub const BANK_REQUESTS: &str = "sandpit.v1.req.bank.*";
+/// What clients may ask the owner of a sandbox.
+pub const OWNER_REQUESTS: &str = "sandpit.v1.node.*.sbx.*.*";
+/// Everything that is told.
+pub const EVENTS: &str = "sandpit.v1.evt.>";
+/// All output of all executions.
+pub const OUTPUT: &str = "sandpit.v1.out.>";
 /// The queue group of [`REQUESTS`].
 pub const ENTRY_GROUP: &str = "entry";
 /// The verb every service ignores: padding for a member that leaves its group by count.
@@ -250,14 +258,6 @@ mod tests {
     }
 
     #[test]
-    fn the_subject_of_output_reads_back() {
-        let (sandbox, exec) = (SandboxId::numbered(7), ExecId::numbered(8));
-        let written = output(sandbox, exec, Stream::Stderr);
-        assert_eq!(read_output(&written), Some((sandbox, exec, Stream::Stderr)));
-        assert_eq!(read_output(&outputs(sandbox)), None);
-    }
-
-    #[test]
     fn a_template_holds_no_ids() {
         let sandbox = SandboxId::numbered(7);
         let check = |subject: &str, expected: &str| assert_eq!(template(subject), expected);
@@ -275,6 +275,14 @@ mod tests {
         assert_eq!(pad(REQUESTS).as_deref(), Some("sandpit.v1.req.pad"));
         assert_eq!(pad("a.sbx.*.*").as_deref(), Some("a.sbx.pad.pad"));
         assert_eq!(pad("a.b"), None);
+    }
+
+    #[test]
+    fn the_subject_of_output_reads_back() {
+        let (sandbox, exec) = (SandboxId::numbered(7), ExecId::numbered(8));
+        let written = output(sandbox, exec, Stream::Stderr);
+        assert_eq!(read_output(&written), Some((sandbox, exec, Stream::Stderr)));
+        assert_eq!(read_output(&outputs(sandbox)), None);
     }
 
     #[test]

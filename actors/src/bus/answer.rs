@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use sandpit_messages::codec::Codec;
 use sandpit_messages::envelope::{
     ACCEPT, CONTENT_TYPE, ERROR_KIND, RAN, RETRY_AFTER_MS, SERVICE_ERROR, SERVICE_ERROR_CODE,
@@ -94,7 +93,7 @@ pub(super) fn message(
             }
         }
     }
-    Message { subject: to, headers, body: Bytes::from(body) }
+    Message { subject: to, headers, body }
 }
 
 /// One line: a header's value ends at its line.
@@ -105,6 +104,8 @@ fn line(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use bytes::Bytes;
 
     use super::*;
 

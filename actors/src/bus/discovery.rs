@@ -157,14 +157,14 @@ mod tests {
     fn service() -> Service {
         let verb = VerbInfo {
             name: "create".to_owned(),
-            subject: "sandpit.v1.req.create".to_owned(),
+            subject: "shop.req.create".to_owned(),
             request_schema: "{\"type\":\"object\"}".to_owned(),
             response_schema: "{}".to_owned(),
             patience_default: Duration::from_secs(1),
             patience_max: Duration::from_secs(2),
         };
         let endpoint = Endpoint {
-            subject: "sandpit.v1.req.*".to_owned(),
+            subject: "shop.req.*".to_owned(),
             group: Some("entry".to_owned()),
             verbs: vec![verb],
         };
@@ -195,7 +195,7 @@ mod tests {
         info["type"] = "io.nats.micro.v1.info_response".into();
         info["description"] = "Sandboxes.".into();
         info["endpoints"] = serde_json::json!([{
-            "name": "create", "subject": "sandpit.v1.req.create", "queue_group": "entry",
+            "name": "create", "subject": "shop.req.create", "queue_group": "entry",
             "metadata": { "request_schema": "{\"type\":\"object\"}", "response_schema": "{}" },
         }]);
         assert_eq!(told(About::Info, Counted::default()), info);
@@ -207,7 +207,7 @@ mod tests {
         stats["type"] = "io.nats.micro.v1.stats_response".into();
         stats["started"] = "2026-11-23T14:18:53.007Z".into();
         stats["endpoints"] = serde_json::json!([{
-            "name": "create", "subject": "sandpit.v1.req.create", "queue_group": "entry",
+            "name": "create", "subject": "shop.req.create", "queue_group": "entry",
             "num_requests": 2, "num_errors": 1, "last_error": "503:busy",
             "processing_time": 30, "average_processing_time": 15,
         }]);

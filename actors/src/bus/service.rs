@@ -55,8 +55,10 @@ pub(super) struct Delivered {
 /// What a service needs of a bus.
 pub(super) trait Wire: fmt::Debug + Send + Sync + 'static {
     fn clock(&self) -> Clock;
-    /// Random, for ids and jitter.
+    /// Random, for ids.
     fn random(&self) -> u128;
+    /// Random, for jitter.
+    fn seed(&self) -> u64;
     fn send(&self, message: Message) -> BoxFuture<'_, Result<(), SendError>>;
     fn subscribe<'a>(
         &'a self,
@@ -104,7 +106,7 @@ pub(super) async fn serve(
     }
     wire.settle().await?;
     let row = |endpoint: &super::Endpoint| vec![Counted::default(); endpoint.verbs.len()];
-    let seed = wire.random() as u64;
+    let seed = wire.seed();
     let core = Core {
         gate: Gate::recover(limits, seed),
         tickets: 0,

@@ -200,10 +200,10 @@ mod tests {
     #[test]
     fn without_anybody_collecting_a_context_passes_through() {
         let mut headers = Headers::new().with(TRACEPARENT, PARENT);
-        inject(&asking("sandpit.v1.req.create"), &mut headers);
+        inject(&asking("shop.req.create"), &mut headers);
         assert_eq!(headers.get(TRACEPARENT), Some(PARENT));
         let mut none = Headers::new();
-        inject(&asking("sandpit.v1.req.create"), &mut none);
+        inject(&asking("shop.req.create"), &mut none);
         assert!(none.is_empty());
     }
 }

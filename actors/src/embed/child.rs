@@ -123,10 +123,8 @@ impl Child {
 
     /// The port it listens on; `None` if it ended first.
     async fn listening(&self, ports: &std::path::Path, pid: u32) -> Option<u16> {
-        let file = ports.join(format!("nats-server_{pid}.ports"));
         loop {
-            // It may be there half-written.
-            if let Some(port) = fs::read(&file).ok().and_then(|bytes| read_port(&bytes)) {
+            if let Some(port) = told_port(ports, pid) {
                 return Some(port);
             }
             let running = *self.life.borrow() == Life::Running { pid };
@@ -290,6 +288,14 @@ fn clear(ports: &std::path::Path) -> Result<(), EmbedError> {
         fs::remove_file(entry.path()).ok();
     }
     Ok(())
+}
+
+/// What the server wrote to `<its file's name>_<pid>.ports`, once it is there and whole.
+fn told_port(ports: &std::path::Path, pid: u32) -> Option<u16> {
+    let end = format!("_{pid}.ports");
+    let mut entries = fs::read_dir(ports).ok()?.filter_map(Result::ok);
+    let entry = entries.find(|entry| entry.file_name().to_string_lossy().ends_with(&end))?;
+    read_port(&fs::read(entry.path()).ok()?)
 }
 
 fn read_port(bytes: &[u8]) -> Option<u16> {

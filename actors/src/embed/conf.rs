@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
+use sandpit_messages::subject::{BANK_REQUESTS, EVENTS, OUTPUT, OWNER_REQUESTS, REQUESTS};
 
 use super::{EmbedError, StoreLimits};
 use crate::bus::nats::Credentials;
@@ -20,12 +21,6 @@ pub const CLIENT: &str = "client";
 
 /// What nodes send and hear. A wildcard is a whole word, so buckets cannot be named by prefix.
 const NODE_MAY: &str = r#"["sandpit.>", "sdp.>", "$KV.>", "$O.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "$SRV.>", "_R_.>", "_INBOX.>"]"#;
-const CLIENT_SENDS: &str =
-    r#"["sandpit.v1.req.*", "sandpit.v1.req.bank.*", "sandpit.v1.node.*.sbx.*.*", "$SRV.>"]"#;
-/// Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
-const CLIENT_HEARS: &str =
-    r#"{ allow: ["_INBOX.>", "sandpit.v1.evt.>", "sandpit.v1.out.>"], deny: ["_INBOX.node.>"] }"#;
-
 /// The folder of the bus in the data directory.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -129,7 +124,13 @@ impl Conf {
             )
         };
         let node = user(node, NODE_MAY, NODE_MAY);
-        let client = user(client, CLIENT_SENDS, CLIENT_HEARS);
+        // Its own inboxes, so that it can ask the server for an echo.
+        let echo = format!("_INBOX.{CLIENT}.>");
+        let sends = list(&[REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, "$SRV.>", &echo]);
+        // Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
+        let hears = list(&["_INBOX.>", EVENTS, OUTPUT]);
+        let hears = format!("{{ allow: {hears}, deny: [\"_INBOX.{NODE}.>\"] }}");
+        let client = user(client, &sends, &hears);
         format!(
             r#"listen: "127.0.0.1:{port}"
 log_file: {log}
@@ -160,6 +161,11 @@ system_account: SYS
 "#
         )
     }
+}
+
+fn list(subjects: &[&str]) -> String {
+    let quoted: Vec<String> = subjects.iter().map(|subject| format!("\"{subject}\"")).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 /// A path as the server reads it.

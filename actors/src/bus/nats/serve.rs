@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use async_nats::Subscriber;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
+use rand::RngExt;
 use tokio::sync::watch;
 
 use super::super::service::{Delivered, Inflow, Leaving, Wire};
@@ -20,6 +21,10 @@ impl Wire for Inner {
 
     fn random(&self) -> u128 {
         Self::random(self)
+    }
+
+    fn seed(&self) -> u64 {
+        rand::rng().random()
     }
 
     fn send(&self, message: Message) -> BoxFuture<'_, Result<(), SendError>> {

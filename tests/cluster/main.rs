@@ -1,0 +1,4 @@
+//! Real servers on loopback.
+
+mod bus;
+mod support;
