@@ -5,7 +5,9 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod bench;
 mod config;
+mod env;
 mod exec;
 mod pool;
 mod sandbox;
@@ -45,6 +47,10 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Measure this machine, next to peers in the same run.
+    Bench(bench::Arguments),
+    /// Print how other NATS tools reach the node, as variables of a shell.
+    Env,
     /// Show and check settings.
     #[command(subcommand)]
     Config(config::Verb),
@@ -86,10 +92,12 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
             out::bytes(&script);
             Ok(Exit::Done)
         }
+        Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Env => env::run(&settings, out),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod lockdown;
+pub mod mode;
 pub mod options;
 pub mod template;
 
