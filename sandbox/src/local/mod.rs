@@ -6,3 +6,16 @@ pub mod lockdown;
 pub mod mode;
 pub mod options;
 pub mod template;
+
+mod control;
+mod entry;
+mod guardian;
+mod host;
+mod init;
+mod keeper;
+mod launcher;
+mod mounts;
+mod plan;
+mod sys;
+
+pub use entry::entry;
