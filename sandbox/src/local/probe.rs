@@ -3,17 +3,16 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
 
 use super::cgroup::{Group, Placement};
 use super::control::{self, Boot};
@@ -26,7 +25,7 @@ mod inner;
 pub(super) use inner::run;
 
 /// Longest all trials together may take. They take some 20 ms.
-const TRIALS_MAX: Duration = Duration::from_secs(10);
+const TRIALS_MAX: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// Bytes of memory that the process takes which is to be killed for it.
 pub(super) const TAKEN_BYTES: usize = 128 * 1024 * 1024;
@@ -67,7 +66,7 @@ pub(super) enum Taken {
 pub async fn gather(uid_base: u32, launcher: &Launcher) -> io::Result<Facts> {
     let root = rustix::process::geteuid().is_root();
     let boot = ProbeBoot::Everything { uid_base: root.then_some(uid_base) };
-    let trials: Trials = ask(launcher, boot, &[]).await?;
+    let trials: Trials = ask(launcher, boot, Vec::new()).await?;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     Ok(Facts {
@@ -95,20 +94,29 @@ pub(super) async fn take_memory(group: &Group, launcher: &Launcher) -> io::Resul
         Placement::CloneInto(folder) => (ProbeBoot::MemoryByClone, vec![folder]),
         Placement::Nowhere => return Ok(Taken::NotPlaced),
     };
-    let files: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
-    ask(launcher, boot, &files).await
+    ask(launcher, boot, files).await
 }
 
-/// Starts the inner program and waits for its answer.
-async fn ask<T: DeserializeOwned>(
+/// Starts the inner program and waits for its answer, on a thread that may wait.
+async fn ask<T: DeserializeOwned + Send + 'static>(
     launcher: &Launcher,
     boot: ProbeBoot,
-    files: &[BorrowedFd<'_>],
+    files: Vec<OwnedFd>,
+) -> io::Result<T> {
+    let launcher = launcher.clone();
+    let asking = tokio::task::spawn_blocking(move || ask_and_wait(&launcher, boot, &files));
+    asking.await.map_err(io::Error::other)?
+}
+
+fn ask_and_wait<T: DeserializeOwned>(
+    launcher: &Launcher,
+    boot: ProbeBoot,
+    files: &[OwnedFd],
 ) -> io::Result<T> {
     let image = launcher.image()?;
     let (ours, theirs) = control::pair()?;
     let mut all = vec![theirs.as_fd()];
-    all.extend_from_slice(files);
+    all.extend(files.iter().map(AsFd::as_fd));
     let stdin = entry::prepare(&Boot::Probe(boot), &all)?;
     drop(all);
     drop(theirs);
@@ -119,19 +127,23 @@ async fn ask<T: DeserializeOwned>(
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let answered = tokio::time::timeout(TRIALS_MAX, answer(ours)).await;
+    let answered = wait_for(&ours).and_then(|()| {
+        let received = control::receive(&ours, RecvFlags::DONTWAIT)?;
+        let (answer, _) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(answer)
+    });
     // It ended by itself unless it hangs; either way it is reaped.
     let _ = child.kill();
     child.wait()?;
-    answered.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    answered
 }
 
-async fn answer<T: DeserializeOwned>(socket: OwnedFd) -> io::Result<T> {
-    let socket = AsyncFd::new(socket)?;
-    let _ready = socket.readable().await?;
-    let received = control::receive(socket.get_ref(), RecvFlags::DONTWAIT)?;
-    let (answer, _) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-    Ok(answer)
+fn wait_for(socket: &OwnedFd) -> io::Result<()> {
+    let mut readable = [PollFd::new(socket, PollFlags::IN)];
+    match rustix::event::poll(&mut readable, Some(&TRIALS_MAX))? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
 }
 
 fn sysctl(name: &str) -> Option<u64> {

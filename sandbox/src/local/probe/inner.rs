@@ -197,7 +197,7 @@ fn try_mounts() -> [Attempt; 3] {
         Ok(rustix::mount::mount("proc", base.join("proc"), "proc", flags, None)?)
     });
     let pivot = fs::create_dir(base.join("old")).and_then(|()| {
-        rustix::process::pivot_root(base, &base.join("old"))?;
+        rustix::process::pivot_root(base, base.join("old"))?;
         rustix::process::chdir("/")?;
         Ok(rustix::mount::unmount("/old", UnmountFlags::DETACH)?)
     });
