@@ -9,6 +9,7 @@ pub mod probe;
 pub mod template;
 
 mod control;
+mod engine;
 mod entry;
 mod guardian;
 mod host;
@@ -17,7 +18,10 @@ mod keeper;
 mod launcher;
 mod mounts;
 mod plan;
+mod state;
 mod sys;
+mod wire;
 
+pub use engine::{LocalProvider, StartError};
 pub use entry::entry;
 pub use host::Launcher;
