@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{Backend, GroupLimits, Stock};
 use super::control::{Boot, GuardianBoot};
+use super::entry;
 use super::host::{self, Launcher};
 use super::lockdown::rlimits::SumHeldBy;
 use super::lockdown::seccomp::ZygoteClone;
@@ -30,7 +31,6 @@ use super::options::{Isolation, Options};
 use super::plan::{Ids, SLOTS_MAX};
 use super::state::Restarts;
 use super::template::interpreter::{Interpreter, NoInterpreter};
-use super::entry;
 use crate::provider::{Ending, Limits};
 
 mod hub;
@@ -80,7 +80,9 @@ pub enum StartError {
         cause: io::Error,
     },
     /// The machine refused what holds sandboxes apart.
-    #[error("this machine does not let sandboxes be built: {why}; `sandpit doctor` says what to do")]
+    #[error(
+        "this machine does not let sandboxes be built: {why}; `sandpit doctor` says what to do"
+    )]
     Refused {
         /// Which step, and the error.
         why: String,
@@ -208,12 +210,15 @@ impl LocalProvider {
         engine.ask_for_launcher();
         let mut stage = engine.launcher_stage.subscribe();
         let settled = stage.wait_for(|stage| !matches!(stage, LauncherStage::Starting));
-        match tokio::time::timeout(START_MAX, settled).await.map(|found| found.as_deref().cloned()) {
-            Ok(Ok(LauncherStage::Up)) => Ok(provider),
-            Ok(Ok(LauncherStage::Gone { why, errno })) => {
+        // Late or not, the stage says what there is to say.
+        let _ = tokio::time::timeout(START_MAX, settled).await.map(drop);
+        let settled = engine.launcher_stage.borrow().clone();
+        match settled {
+            LauncherStage::Up => Ok(provider),
+            LauncherStage::Gone { why, errno } => {
                 Err(StartError::Refused { why: why.to_string(), errno })
             }
-            Ok(Ok(LauncherStage::Starting) | Err(_)) | Err(_) => {
+            LauncherStage::Starting => {
                 Err(StartError::Refused { why: "it did not start in time".to_owned(), errno: 0 })
             }
         }
@@ -255,10 +260,11 @@ impl Engine {
         let word = format!("{}-{}", options.node, std::process::id());
         let owner = root.then_some(options.uid_base);
         let backend = Backend::detect(options.cgroup, &word, owner);
-        let usual = options.templates.values().next().map_or(
-            Limits { memory_mb: 512, cpu_count: 1 },
-            |template| template.limits,
-        );
+        let usual = options
+            .templates
+            .values()
+            .next()
+            .map_or(Limits { memory_mb: 512, cpu_count: 1 }, |template| template.limits);
         let usual = group_limits(usual, options.bounds.pids);
         let hub = Arc::new(Hub::new().map_err(at("watch its processes"))?);
         let (closed, alive) = super::control::pair().map_err(at("make a socket"))?;
@@ -303,7 +309,8 @@ impl Engine {
             thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)
         };
         let weak = Arc::downgrade(&engine);
-        start("sandpit-hub", Box::new(move || hub::run(&hub, &weak))).map_err(at("start a thread"))?;
+        start("sandpit-hub", Box::new(move || hub::run(&hub, &weak)))
+            .map_err(at("start a thread"))?;
         let weak = Arc::downgrade(&engine);
         start("sandpit-keeps-house", Box::new(move || hub::keep_house(&weak, &todo)))
             .map_err(at("start a thread"))?;

@@ -199,8 +199,7 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     for name in DEVICES {
         plan.bind(&format!("dev/{name}"), &device_source(name), Use::Device);
     }
-    for (name, target) in
-        [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         plan.add(&format!("dev/{name}"), Entry::Link(format!("/proc/self/{target}")));
     }

@@ -139,33 +139,34 @@ impl Engine {
     /// Takes in what a peer says; false when it is gone.
     fn hear(self: &Arc<Self>, peer: &Peer) -> bool {
         for _ in 0..MESSAGES_MAX {
-            let heard = match peer {
-                Peer::Launcher(socket) => {
-                    control::receive(socket, RecvFlags::DONTWAIT).map(|message| match message {
-                        Some((message, _)) => self.launcher_said(message),
-                        None => self.launcher_gone(socket),
-                    })
-                }
-                Peer::Keeper(keeper) => control::receive(&keeper.socket, RecvFlags::DONTWAIT)
-                    .map(|message| match message {
-                        Some((message, files)) => self.keeper_said(keeper, message, files),
-                        // The launcher says when it was reaped, and all below it.
-                        None => Heard::Gone,
-                    }),
-                Peer::Init(skeleton) => {
-                    control::receive::<FromInit>(&skeleton.socket, RecvFlags::DONTWAIT).map(
-                        |message| match message {
-                            Some((message, _)) => {
-                                skeleton.command_said(message);
-                                Heard::More
-                            }
-                            // The keeper says when it was reaped, and all below it.
+            let heard =
+                match peer {
+                    Peer::Launcher(socket) => {
+                        control::receive(socket, RecvFlags::DONTWAIT).map(|message| match message {
+                            Some((message, _)) => self.launcher_said(message),
+                            None => self.launcher_gone(socket),
+                        })
+                    }
+                    Peer::Keeper(keeper) => control::receive(&keeper.socket, RecvFlags::DONTWAIT)
+                        .map(|message| match message {
+                            Some((message, files)) => self.keeper_said(keeper, message, files),
+                            // The launcher says when it was reaped, and all below it.
                             None => Heard::Gone,
-                        },
-                    )
-                }
-                Peer::Close(_) => Ok(Heard::Gone),
-            };
+                        }),
+                    Peer::Init(skeleton) => {
+                        control::receive::<FromInit>(&skeleton.socket, RecvFlags::DONTWAIT).map(
+                            |message| match message {
+                                Some((message, _)) => {
+                                    skeleton.command_said(message);
+                                    Heard::More
+                                }
+                                // The keeper says when it was reaped, and all below it.
+                                None => Heard::Gone,
+                            },
+                        )
+                    }
+                    Peer::Close(_) => Ok(Heard::Gone),
+                };
             match heard {
                 Ok(Heard::More) => {}
                 Ok(Heard::Gone) => return false,
@@ -196,6 +197,7 @@ impl Engine {
     ) -> Heard {
         let handle = files.into_iter().next().map(Arc::new);
         match message {
+            FromKeeper::Failed { why } => keeper.template.keeper_failed(why),
             FromKeeper::ZygoteUp { zygote } => self.zygote_up(keeper, zygote),
             FromKeeper::ZygoteGone { zygote, why, served } => {
                 self.zygote_gone(keeper, zygote, &why, served);

@@ -74,8 +74,7 @@ impl Engine {
         let launcher = lock(&self.launcher).clone().ok_or(io::ErrorKind::NotConnected)?;
         let (ours, theirs) = control::pair()?;
         let number = self.number();
-        let keeper =
-            Arc::new(Keeper { number, socket: ours, template: Arc::clone(template) });
+        let keeper = Arc::new(Keeper { number, socket: ours, template: Arc::clone(template) });
         let orders = control::sealed_value(&template.boot)?;
         self.hub.add_keeper(Arc::clone(&keeper))?;
         let zygote = self.number();
@@ -123,7 +122,8 @@ impl Engine {
         if again {
             self.start_keeper_or_break(&template);
         } else {
-            self.break_template(&template, "its keeper ends again and again");
+            let why = format!("its keeper ends again and again: {}", template.last_words());
+            self.break_template(&template, &why);
         }
     }
 
@@ -243,7 +243,8 @@ impl Engine {
     /// Removes what is left of it and frees its number.
     pub(super) fn retire(&self, skeleton: &Arc<Skeleton>, why: &Arc<str>) {
         let slot = skeleton.slot;
-        let still = lock(&self.slots).living.get(&slot).is_some_and(|one| Arc::ptr_eq(one, skeleton));
+        let still =
+            lock(&self.slots).living.get(&slot).is_some_and(|one| Arc::ptr_eq(one, skeleton));
         if !still {
             return;
         }

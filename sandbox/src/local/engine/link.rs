@@ -60,11 +60,7 @@ pub(in super::super) struct Keeper {
 
 impl Keeper {
     /// Gives it an order.
-    pub(super) async fn order(
-        &self,
-        order: &ToKeeper,
-        files: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
+    pub(super) async fn order(&self, order: &ToKeeper, files: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.socket, order, files).await
     }
 
@@ -165,6 +161,17 @@ impl Skeleton {
     /// Whether it stands.
     pub(super) fn is_up(&self) -> bool {
         matches!(&*self.stage.borrow(), Stage::Up(_))
+    }
+
+    /// Waits until it stands, or says why it does not.
+    pub(super) async fn built(&self) -> Result<(), Arc<str>> {
+        let mut stage = self.stage.subscribe();
+        let settled = stage.wait_for(|stage| !matches!(stage, Stage::Building)).await;
+        match settled.as_deref() {
+            Ok(Stage::Gone(why)) => Err(Arc::clone(why)),
+            // The sender is in `self`, so an end of the channel cannot be.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Waits until nothing of it is left.

@@ -18,7 +18,7 @@ use super::super::options::TemplateSpec;
 use super::super::plan::{self, Ids};
 use super::super::template::{self as store, INSIDE_PYTHON};
 use super::super::wire::Order;
-use super::link::{Keeper, Skeleton, Stage, lock};
+use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
 use super::template::{Readiness, Template};
 use super::{Engine, LocalProvider, MIB, group_limits, run};
@@ -35,8 +35,7 @@ const WORKER: &str = include_str!("../../../python/worker.py");
 const WARM_MAX_MS: u64 = 60_000;
 
 /// What the zygotes of one template may use: all its packages are imported here once.
-const ZYGOTE_LIMITS: GroupLimits =
-    GroupLimits { memory: 2048 * MIB, pids: 64, cpu_milli: 2_000 };
+const ZYGOTE_LIMITS: GroupLimits = GroupLimits { memory: 2048 * MIB, pids: 64, cpu_milli: 2_000 };
 
 /// Events of one execution that wait for its caller. Output beyond is kept beside them and
 /// counted against the same bound.
@@ -153,8 +152,7 @@ impl Engine {
         }
         let spec = self.options.templates.get(name);
         let spec = spec.ok_or_else(|| ProviderError::NoSuchTemplate { name: name.to_owned() })?;
-        let broken =
-            |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
+        let broken = |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
         let programs = [WORKER, ZYGOTE].concat();
         let made = store::prepare(&self.options, spec, &programs, progress)
             .await
@@ -166,8 +164,11 @@ impl Engine {
                 self.interpreter.prefix.display()
             )));
         }
-        let info =
-            TemplateInfo { name: name.to_owned(), digest: made.digest.clone(), limits: spec.limits };
+        let info = TemplateInfo {
+            name: name.to_owned(),
+            digest: made.digest.clone(),
+            limits: spec.limits,
+        };
         progress.say("importing packages", None);
         let boot = self.boot(spec, &made).map_err(broken)?;
         let number = self.number();
@@ -322,8 +323,12 @@ impl Engine {
             }
             Arc::clone(sandboxes.entry(request.sandbox).or_default())
         };
-        let mut making = Making { engine: self, sandbox: request.sandbox, entry: &entry, skeleton: None };
-        entry.made.get_or_try_init(|| self.make(request.sandbox, &template, &mut making.skeleton)).await?;
+        let mut making =
+            Making { engine: self, sandbox: request.sandbox, entry: &entry, skeleton: None };
+        entry
+            .made
+            .get_or_try_init(|| self.make(request.sandbox, &template, &mut making.skeleton))
+            .await?;
         if entry.unwanted.load(Ordering::Acquire) {
             return Err(ProviderError::Gone(request.sandbox));
         }
@@ -376,9 +381,7 @@ impl Engine {
         };
         *kept = Some(Arc::clone(&skeleton));
         *lock(&skeleton.owner) = Some(id);
-        let mut stage = skeleton.stage.subscribe();
-        let built = stage.wait_for(|stage| !matches!(stage, Stage::Building)).await;
-        if let Ok(Stage::Gone(why)) = built.as_deref() {
+        if let Err(why) = skeleton.built().await {
             return Err(failed(format!("its namespaces could not be built: {why}")));
         }
         let worker = self.attach(template, &skeleton).await;

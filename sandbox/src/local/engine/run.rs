@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -119,7 +119,8 @@ pub(super) async fn run(
         ended.outcome = Outcome::Killed(KilledBy::Memory);
         run.sandbox.skeleton.kill();
     }
-    let usable = !run.sandbox.skeleton.ending.load(Ordering::Acquire) && run.sandbox.skeleton.is_up();
+    let usable =
+        !run.sandbox.skeleton.ending.load(Ordering::Acquire) && run.sandbox.skeleton.is_up();
     let done = Done {
         outcome: ended.outcome,
         context_kept: ended.context_kept && usable,
@@ -189,8 +190,7 @@ impl Run {
         let number = self.engine.number();
         let mut events = self.sandbox.skeleton.watch_command(number);
         let files = [order.as_fd(), contents.as_fd()];
-        let ordered =
-            self.sandbox.skeleton.order(&ToInit::Write { command: number }, &files).await;
+        let ordered = self.sandbox.skeleton.order(&ToInit::Write { command: number }, &files).await;
         ordered.map_err(|_| NotWritten::Lost)?;
         loop {
             let event = tokio::select! {
@@ -206,11 +206,11 @@ impl Run {
                 Some(FromInit::Started { .. }) => continue,
                 Some(FromInit::Ended { end, .. }) if end.status == 0 => Ok(()),
                 Some(FromInit::Ended { end, .. }) => {
-                    let error = std::io::Error::from_raw_os_error((end.status >> 8) & 0xff);
+                    let error = io::Error::from_raw_os_error((end.status >> 8) & 0xff);
                     Err(NotWritten::Because(error.to_string()))
                 }
                 Some(FromInit::NotStarted { errno, .. }) => {
-                    Err(NotWritten::Because(std::io::Error::from_raw_os_error(errno).to_string()))
+                    Err(NotWritten::Because(io::Error::from_raw_os_error(errno).to_string()))
                 }
                 Some(FromInit::Counted { .. }) | None => Err(NotWritten::Lost),
             };
@@ -237,8 +237,8 @@ fn pass_one(permit: mpsc::Permit<'_, ExecEvent>, streams: &mut [Output; 2]) {
 }
 
 /// Hears when something can be read, on the runtime that calls.
-fn listen(file: &OwnedFd) -> io::Result<AsyncFd<&OwnedFd>> {
-    AsyncFd::with_interest(file, Interest::READABLE)
+fn listen(file: &OwnedFd) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    sys::listen(file.as_fd(), Interest::READABLE)
 }
 
 /// Most memory of a process at once, in bytes; 0 if it is gone.
@@ -255,16 +255,25 @@ fn peak_memory(pid: i32) -> u64 {
 /// What a sandbox uses where no group counts it.
 pub(super) fn usage_by_proc(sandbox: &Sandbox) -> Sample {
     let pid = sandbox.context.try_lock().ok().and_then(|context| Some(context.as_ref()?.outer));
-    let namespace = pid
-        .and_then(|pid| u32::try_from(pid).ok())
-        .and_then(|pid| none::pid_namespace(pid).ok());
+    let namespace =
+        pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| none::pid_namespace(pid).ok());
     let used = namespace.and_then(|namespace| none::survey().ok()?.remove(&namespace));
     let used = used.unwrap_or_default();
-    Sample { cpu: used.cpu, memory: used.resident, disk: 0, processes: used.threads, source: "proc" }
+    Sample {
+        cpu: used.cpu,
+        memory: used.resident,
+        disk: 0,
+        processes: used.threads,
+        source: "proc",
+    }
 }
 
 /// Environment of a command: ours, its holder's, its own.
-fn command_env(engine: &Engine, sandbox: &Sandbox, request: &ExecRequest) -> BTreeMap<String, String> {
+fn command_env(
+    engine: &Engine,
+    sandbox: &Sandbox,
+    request: &ExecRequest,
+) -> BTreeMap<String, String> {
     let mut env = engine.base_env();
     env.extend(lock(&sandbox.env).clone());
     env.extend(request.env.clone());

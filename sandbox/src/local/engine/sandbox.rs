@@ -13,7 +13,6 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, OnceCell, watch};
 
 use super::super::control::{ToInit, ToKeeper};
@@ -221,7 +220,7 @@ async fn verified(
 }
 
 async fn hello(channel: &OwnedFd, decoder: &mut Decoder) -> Result<(), NoWorker> {
-    let channel = AsyncFd::with_interest(channel, Interest::READABLE)?;
+    let channel = sys::listen(channel.as_fd(), Interest::READABLE)?;
     let mut bytes = [0; 1024];
     loop {
         let mut ready = channel.readable().await?;
@@ -248,7 +247,7 @@ pub(super) async fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> 
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let to = AsyncFd::with_interest(to, Interest::WRITABLE)?;
+    let to = sys::listen(to.as_fd(), Interest::WRITABLE)?;
     while !bytes.is_empty() {
         let mut ready = to.writable().await?;
         match ready.try_io(|to| Ok(rustix::net::send(to.get_ref(), bytes, SendFlags::NOSIGNAL)?)) {

@@ -237,7 +237,8 @@ impl Run {
             };
             // A worker that lives and has closed its channel can never say that it is done.
             let silent = closed.is_some_and(|at| at + END_MAX <= sys::now());
-            let event = if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
+            let event =
+                if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
             match event.and_then(|event| self.step(event)) {
                 Some(Effect::Ask) => context.interrupt(),
                 Some(Effect::Kill) => context.kill(),

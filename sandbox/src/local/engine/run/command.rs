@@ -174,7 +174,9 @@ impl Run {
                 () = events.closed(), if !unheard => { unheard = true; Some(Event::Interrupted) }
                 () = tokio::time::sleep(pause) => last.is_none().then_some(Event::Tick),
             };
-            if last.is_none() && let Some(effect) = event.and_then(|event| self.step(event)) {
+            if last.is_none()
+                && let Some(effect) = event.and_then(|event| self.step(event))
+            {
                 self.stop(effect, number, session);
             }
         }
