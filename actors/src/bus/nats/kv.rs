@@ -142,7 +142,7 @@ fn refused(kind: kv::UpdateErrorKind, error: &kv::UpdateError) -> KvError {
 
 /// Whether the server said no, in which case nothing was written, or nothing at all.
 fn outcome(error: &(dyn Error + 'static)) -> KvError {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = std::iter::successors(Some(error), |error| Error::source(*error));
     let no = causes.find_map(|cause| cause.downcast_ref::<jetstream::Error>());
     no.map_or(KvError::Unknown, |no| KvError::Unusable(no.to_string()))
 }
