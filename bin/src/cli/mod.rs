@@ -5,6 +5,7 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod bench;
 mod config;
 mod env;
 mod exec;
@@ -46,6 +47,8 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Measure this machine, next to peers in the same run.
+    Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
     Env,
     /// Show and check settings.
@@ -89,6 +92,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
             out::bytes(&script);
             Ok(Exit::Done)
         }
+        Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
