@@ -173,8 +173,7 @@ fn metrics_are_what_their_formulas_give() {
         let n = daily.len() as f64;
         let mean = daily.iter().sum::<f64>() / n;
         let variance = daily.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (n - 1.0);
-        let sharpe =
-            if variance > 0.0 { mean / variance.sqrt() * 252_f64.sqrt() } else { 0.0 };
+        let sharpe = if variance > 0.0 { mean / variance.sqrt() * 252_f64.sqrt() } else { 0.0 };
         let mut highest = 0.0_f64;
         let fall = equity.iter().fold(0.0_f64, |deepest, day| {
             highest = highest.max(*day as f64);

@@ -1,1 +1,3 @@
-//! x
+//! What several programs of tests share.
+
+pub mod contract;
