@@ -15,9 +15,6 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::control::{self, End, FromKeeper, KeeperBoot, ToKeeper};
 use super::launcher::drain;
-use super::lockdown::landlock::Support;
-use super::lockdown::rlimits::Values;
-use super::lockdown::seccomp::Program;
 use super::mounts::{self, Failed, at_step};
 use super::sys;
 
@@ -59,10 +56,6 @@ struct Keeper {
     boot: KeeperBoot,
     engine: OwnedFd,
     children: OwnedFd,
-    limits: Values,
-    sandbox_filters: Vec<Program>,
-    zygote_filters: Vec<Program>,
-    landlock: Option<Support>,
     expected: Expected,
     /// Serves; and the one that will.
     zygote: Option<Zygote>,
@@ -96,15 +89,8 @@ impl Keeper {
         at_step("bringing the loopback up", sys::loopback_up())?;
         at_step("naming the host", rustix::system::sethostname(b"template"))?;
         let children = at_step("watching children", sys::child_events())?;
-        let programs =
-            |bytes: &[Vec<u8>]| bytes.iter().map(|bytes| Program::from_bytes(bytes)).collect();
-        let landlock = Support::find();
         Ok(Self {
-            limits: boot.locks.limits(),
-            sandbox_filters: programs(&boot.locks.sandbox_filters),
-            zygote_filters: programs(&boot.locks.zygote_filters),
             expected: Expected::of(&boot),
-            landlock,
             boot,
             engine,
             children,

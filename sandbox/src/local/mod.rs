@@ -3,4 +3,18 @@
 
 pub mod cgroup;
 pub mod lockdown;
+pub mod mode;
 pub mod options;
+pub mod template;
+
+mod control;
+mod entry;
+mod guardian;
+mod init;
+mod keeper;
+mod launcher;
+mod mounts;
+mod plan;
+mod sys;
+
+pub use entry::entry;

@@ -19,7 +19,6 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use rand::RngExt;
 use sandpit_messages::envelope;
-use sandpit_messages::id::RequestId;
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +28,7 @@ use super::gate;
 use super::service::{self, Wire};
 use super::{
     AskError, Bucket, Bus, BusError, BusState, Feed, Handler, Headers, Kv, KvError, Message,
-    SendError, Service, Serving, answer, trace,
+    SendError, Service, Serving, answer, question, trace,
 };
 use crate::clock::Clock;
 pub use connect::{ConnectError, Credentials, Options, SERVER_MIN};
@@ -153,14 +152,7 @@ impl Inner {
 
     async fn ask(&self, mut message: Message, until: Moment) -> Result<Message, AskError> {
         let now = self.clock.both();
-        if message.headers.get(envelope::DEADLINE).is_none() {
-            let deadline = now.wall.plus(until.since(now.moment));
-            message.headers.set(envelope::DEADLINE, deadline.0.to_string());
-        }
-        if message.headers.get(envelope::REQUEST).is_none() {
-            let id = RequestId::minted(self.random());
-            message.headers.set(envelope::REQUEST, id.as_str());
-        }
+        question::stamp(&mut message, now, until, self.random());
         let Some(pending) = self.mux.register() else {
             return Err(AskError::NotSent(SendError::Saturated));
         };
@@ -320,7 +312,7 @@ fn writable(subject: String) -> Result<Subject, SendError> {
 
 fn header_map(headers: &Headers) -> Result<HeaderMap, SendError> {
     let mut map = HeaderMap::new();
-    for (name, value) in headers.iter() {
+    for (number, (name, value)) in headers.iter().enumerate() {
         let wrong = || SendError::Malformed { what: format!("header {name:?}: {value:?}") };
         let known: Option<HeaderName> = header_name(name);
         let key = match known {
@@ -328,7 +320,9 @@ fn header_map(headers: &Headers) -> Result<HeaderMap, SendError> {
             None => name.parse().map_err(|_| wrong())?,
         };
         let value: HeaderValue = value.parse().map_err(|_| wrong())?;
-        map.append(key, value);
+        // Of two values the first one is read; that is rarely to be decided.
+        let repeated = headers.iter().take(number).any(|(before, _)| before == name);
+        if repeated { map.append(key, value) } else { map.insert(key, value) }
     }
     Ok(map)
 }
