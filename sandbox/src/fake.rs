@@ -1,0 +1,1 @@
+//! A provider that does what a script says, for tests everywhere.
