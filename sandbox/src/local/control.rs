@@ -157,6 +157,11 @@ pub(super) enum ToKeeper {
 /// Keeper to engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromKeeper {
+    /// It cannot serve, and ends.
+    Failed {
+        /// Which step, and the error.
+        why: String,
+    },
     /// A zygote serves.
     ZygoteUp {
         /// Which.
