@@ -379,7 +379,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// `lookback 126, names 5`.
+/// `days 126, names 5`.
 fn readable(parameters: &BTreeMap<String, Value>) -> String {
     let each: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();

@@ -372,7 +372,111 @@ fn seconds(value: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use sandpit_config::prices::PriceBook;
+    use serde_json::Value;
+
+    use super::super::costs;
     use super::*;
+
+    /// What every field means.
+    const GUIDE: &str = include_str!("../../../docs/guide/demo.md");
+
+    fn names(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.insert(name.clone());
+                    names(value, found);
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+            _ => {}
+        }
+    }
+
+    fn outcome() -> Outcome {
+        let record = Record::default();
+        Outcome {
+            instruments: vec!["KO".to_owned()],
+            parameters: "days 5".to_owned(),
+            variants: 6,
+            walk_forward_sharpe: 0.123_456_789,
+            terms: Terms {
+                capital: 1,
+                cost_bps: 5,
+                borrow_bps: 50,
+                fill_after: 1,
+                weight_max: 0.2,
+                gross_max: 0.98,
+            },
+            test: record,
+            stressed: record,
+            hold: record,
+            equity: 1,
+            fills_sha256: String::new(),
+        }
+    }
+
+    fn stock() -> Stock {
+        let text = r#"{"template":"trading","digest":"","target":10,"ready":10,"booting":0,"leased":0,
+            "ending":0,"waiting":0,"hits":3,"misses":1,"refused":0,"boot_failures":0}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn market() -> Market {
+        Market {
+            folder: PathBuf::new(),
+            source: String::new(),
+            version: String::new(),
+            file: String::new(),
+            license: String::new(),
+            caution: String::new(),
+            sha256: String::new(),
+            prices_sha256: String::new(),
+            fetched: false,
+            from: String::new(),
+            to: String::new(),
+            rows: 0,
+            symbols: Vec::new(),
+        }
+    }
+
+    /// Two agents, one of which gave up.
+    fn report() -> Report {
+        let mut workers: Vec<Worker> = plan::parts(8, 1).into_iter().map(Worker::new).collect();
+        workers.truncate(2);
+        workers[0].hear(Line::Finished(Box::new(outcome())));
+        workers[1].hear(Line::Failed { why: "a reason".to_owned() });
+        let swarm = Swarm(&workers);
+        let cost = costs::estimate(&PriceBook::builtin(), &swarm.usage(Duration::ZERO)).unwrap();
+        swarm.report(1, market(), &stock(), CacheStock::default(), cost)
+    }
+
+    #[test]
+    fn every_field_of_the_document_is_explained() {
+        let mut found = BTreeSet::new();
+        names(&serde_json::to_value(report()).unwrap(), &mut found);
+        let unexplained: Vec<&String> =
+            found.iter().filter(|name| !GUIDE.contains(&format!("`{name}`"))).collect();
+        assert!(unexplained.is_empty(), "docs/guide/demo.md does not explain {unexplained:?}");
+    }
+
+    #[test]
+    fn an_agent_that_gave_up_fails_the_run_and_a_leak_fails_one_without() {
+        let failed = report();
+        assert_eq!((failed.ended, failed.failed, failed.agents), (Ended::Failed, 1, 2));
+        assert_eq!((failed.pool.hit_rate, failed.instruments), (0.75, 1));
+        let left = Leftovers { mounts: vec!["x".to_owned()], ..Leftovers::default() };
+        let good = Report { ended: Ended::Ok, ..report() };
+        let leaked = good.clone().closed(left.clone(), Seen::default(), Walls::default());
+        assert_eq!((leaked.ended, leaked.leaked), (Ended::Leaked, 1));
+        let both = failed.closed(left, Seen::default(), Walls::default());
+        assert_eq!((both.ended, both.leaked), (Ended::Failed, 1));
+        let clean = good.closed(Leftovers::default(), Seen::default(), Walls::default());
+        assert_eq!((clean.ended, clean.leaked), (Ended::Ok, 0));
+    }
 
     #[test]
     fn percentiles_are_values_that_happened() {

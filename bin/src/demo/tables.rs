@@ -7,6 +7,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Tab
 use super::costs::CostReport;
 use super::report::{AgentReport, Ended, Latency, Report};
 use super::told::Outcome;
+use crate::cli::out;
 
 /// Columns the report never exceeds.
 const WIDTH: u16 = 100;
@@ -116,12 +117,12 @@ fn node(report: &Report, styled: bool) -> String {
     let mut table = empty(&["sandboxes", "p50", "p99", "n"], styled);
     let latencies = [
         ("acquire, over NATS", report.acquire_ms),
-        ("execution, over NATS, the program included", report.exec_ms),
-        ("  beyond the program itself (cells of a lease)", report.exec_overhead_ms),
-        ("execution answered by an equal one, the wait for it included", report.cached_ms),
+        ("execution, over NATS, with its program", report.exec_ms),
+        ("  without its program, in a held sandbox", report.exec_overhead_ms),
+        ("execution, where an equal one answered", report.cached_ms),
     ];
     for (what, Latency { p50, p99, n }) in latencies {
-        table.add_row(vec![what.to_owned(), millis(p50), millis(p99), n.to_string()]);
+        table.add_row(vec![what.to_owned(), out::millis(p50), out::millis(p99), n.to_string()]);
     }
     align(&mut table, 1..4);
     let (pool, cache, wall) = (report.pool, report.cache, report.wall);
@@ -269,10 +270,6 @@ pub(super) fn signed(share: f64) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
-}
-
-fn millis(ms: f64) -> String {
-    if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }
 
 fn span(ms: u64) -> String {
