@@ -11,6 +11,7 @@ mod env;
 mod exec;
 mod pool;
 mod sandbox;
+mod up;
 
 use std::ffi::OsString;
 
@@ -40,6 +41,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Start a node, and keep it running until it is told to leave.
+    Up(up::Arguments),
     /// Run code or a command in a sandbox, and end with its exit code.
     Exec(exec::Arguments),
     /// Create, list, look at and end sandboxes.
@@ -94,6 +97,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         }
         Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
+        Verb::Up(arguments) => arguments.run(settings, out),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
