@@ -11,6 +11,7 @@ pub mod plan;
 pub mod process;
 pub mod programs;
 pub mod report;
+pub mod run;
 pub mod swarm;
 pub mod tables;
 pub mod told;
