@@ -7,8 +7,9 @@ use sandpit_actors::bus::Bus;
 use sandpit_actors::bus::nats::NatsBus;
 use sandpit_actors::clock::Clock;
 use sandpit_config::prices::PriceBook;
-use sandpit_config::{Config, Folder};
+use sandpit_config::{Config, Folder, LogFormat};
 use sandpit_messages::time::Moment;
+use sandpit_sandbox::Provider as _;
 
 use super::agent::TEMPLATE;
 use super::leftovers::{Leftovers, Watch};
@@ -135,6 +136,9 @@ fn adapt(config: &mut Config, market: &Market) {
     config.telemetry.ratio = 1.0;
     if config.telemetry.log == "info" {
         "warn".clone_into(&mut config.telemetry.log);
+    }
+    if config.telemetry.log_format == LogFormat::Auto {
+        config.telemetry.log_format = LogFormat::Human;
     }
     for (name, template) in &mut config.template {
         if name == TEMPLATE {
