@@ -1,1 +1,3 @@
-//! x
+//! Promises that fakes and real things keep alike.
+
+pub mod contract;

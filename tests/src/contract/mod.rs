@@ -1,0 +1,3 @@
+//! One body of tests for the thing itself and for what stands in for it.
+
+pub mod bus;
