@@ -27,7 +27,10 @@ impl Living {
 
     /// How many of them were not among `before`.
     pub(super) fn count_without(&self, before: &Self) -> u32 {
-        let new = self.0.iter().filter(|(pid, process)| before.0.get(pid) != Some(process));
+        // A process may have changed its session since; its number and start are its own.
+        let known =
+            |pid: &i32, started: u64| before.0.get(pid).is_some_and(|seen| seen.1 == started);
+        let new = self.0.iter().filter(|(pid, (_, started))| !known(pid, *started));
         u32::try_from(new.count()).unwrap_or(u32::MAX)
     }
 }
