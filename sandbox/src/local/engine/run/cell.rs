@@ -196,6 +196,7 @@ impl Run {
         let (id, order) = order;
         let mut writing = pin!(write_all(&context.channel, order));
         let mut written = false;
+        let mut ask = false;
         let mut unheard = false;
         let mut closed: Option<Moment> = None;
         loop {
@@ -240,10 +241,13 @@ impl Run {
             let event =
                 if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
             match event.and_then(|event| self.step(event)) {
-                Some(Effect::Ask) => context.interrupt(),
+                Some(Effect::Ask) => ask = true,
                 Some(Effect::Kill) => context.kill(),
                 Some(Effect::Destroy) => self.sandbox.skeleton.kill(),
                 None => {}
+            }
+            if written && std::mem::take(&mut ask) {
+                context.interrupt(id);
             }
         }
     }
