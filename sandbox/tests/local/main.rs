@@ -5,4 +5,5 @@
 mod cells;
 mod commands;
 mod support;
+mod tree;
 mod unprivileged;

@@ -164,6 +164,10 @@ impl Run {
             End::Gone(end) => {
                 context.kill();
                 told.outcome = ended(end.status);
+                // The end of init looks the same from here: the kernel kills what is left.
+                if told.outcome == Outcome::Signal(libc::SIGKILL) && !self.init_lives().await {
+                    told.outcome = Outcome::Lost;
+                }
                 told.cpu = Duration::from_nanos(end.cpu_ns).saturating_sub(cpu_before);
                 told.max_rss = end.max_rss;
             }
