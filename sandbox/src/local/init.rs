@@ -206,7 +206,7 @@ impl Init {
             ToInit::Count { command } => {
                 let counted = FromInit::Counted {
                     command,
-                    processes: processes::living().count(),
+                    processes: processes::count(),
                     disk: processes::disk_used(),
                 };
                 say(engine, &counted);

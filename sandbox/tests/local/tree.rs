@@ -280,14 +280,18 @@ async fn init_of(engine: &Engine, sandbox: sandpit_messages::id::SandboxId) -> P
     let mark = format!("{}", 100_000 + number());
     let ran = engine.line(sandbox, &format!("setsid sleep {mark} >/dev/null 2>&1 &")).await;
     assert_eq!(ran.outcome(), Outcome::Exit(0));
-    let all = descendants(std::process::id());
-    let sleeper = all
-        .iter()
-        .find(|(pid, _, _)| {
-            fs::read(format!("/proc/{pid}/cmdline"))
-                .is_ok_and(|line| line == format!("sleep\0{mark}\0").as_bytes())
-        })
-        .expect("it runs");
+    let marked = |(pid, _, _): &Process| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line == format!("sleep\0{mark}\0").as_bytes())
+    };
+    let mut found = None;
+    until("the marked command runs", WAIT_MAX, || {
+        let all = descendants(std::process::id());
+        found = all.iter().find(|process| marked(process)).cloned().map(|process| (process, all));
+        found.is_some()
+    })
+    .await;
+    let (sleeper, all) = found.unwrap();
     let status = fs::read_to_string(format!("/proc/{}/status", sleeper.0)).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
     let parent: i32 = parent.trim().parse().unwrap();
