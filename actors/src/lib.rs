@@ -5,8 +5,11 @@
 pub mod bus;
 pub mod clock;
 pub mod embed;
+pub mod entry;
 pub mod exec;
 mod metrics;
+pub mod node;
 pub mod pool;
+pub mod reaper;
 pub mod shell;
 pub mod supervise;

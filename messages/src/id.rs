@@ -216,9 +216,16 @@ impl RequestId {
 /// Writes `number` in base 36, lowest digit first.
 fn fill(text: &mut [u8], mut number: u128) {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    for byte in text {
-        *byte = DIGITS[usize::try_from(number % 36).expect("below 36")];
-        number /= 36;
+    /// Digits that fit a machine word: dividing 128 bits once per digit takes a microsecond.
+    const AT_ONCE: usize = 12;
+    const STEP: u128 = 36_u128.pow(12);
+    for digits in text.chunks_mut(AT_ONCE) {
+        let mut word = u64::try_from(number % STEP).expect("below 36 to the 12th");
+        number /= STEP;
+        for byte in digits {
+            *byte = DIGITS[usize::try_from(word % 36).expect("below 36")];
+            word /= 36;
+        }
     }
 }
 
@@ -241,6 +248,13 @@ mod tests {
         assert_eq!(sandbox.as_str().parse(), Ok(sandbox));
         assert_eq!(node.as_str().parse(), Ok(node));
         assert_ne!(SandboxId::minted(node, 1), SandboxId::minted(node, 2));
+    }
+
+    #[test]
+    fn random_numbers_become_digits_lowest_first() {
+        assert_eq!(ExecId::minted(35 + 36).as_str(), "xz1000000000000000000000000");
+        let twelve = 36_u128.pow(12);
+        assert_eq!(ExecId::minted(2 * twelve + 1).as_str(), "x10000000000020000000000000");
     }
 
     #[test]

@@ -64,7 +64,12 @@ impl Verb {
 
     /// Where it is asked of the owner of one sandbox: the owner is readable from the id.
     pub fn of_sandbox(self, sandbox: SandboxId) -> String {
-        format!("sandpit.v1.node.{}.sbx.{sandbox}.{}", sandbox.node(), self.0)
+        format!("{}.{}", owner(sandbox), self.0)
+    }
+
+    /// Where one node hears it about any of its sandboxes.
+    pub fn of_sandboxes(self, node: NodeId) -> String {
+        format!("sandpit.v1.node.{node}.sbx.*.{}", self.0)
     }
 }
 
@@ -88,6 +93,11 @@ pub fn node_requests(node: NodeId) -> String {
 /// Everything asked of the sandboxes of one node: `sandpit.v1.node.<node>.sbx.*.*`.
 pub fn sandbox_requests(node: NodeId) -> String {
     format!("sandpit.v1.node.{node}.sbx.*.*")
+}
+
+/// Where the owner of a sandbox is asked about it, up to the verb.
+pub fn owner(sandbox: SandboxId) -> String {
+    format!("sandpit.v1.node.{}.sbx.{sandbox}", sandbox.node())
 }
 
 /// One of the two streams a program writes.

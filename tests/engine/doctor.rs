@@ -28,7 +28,7 @@ fn the_doctor_names_the_switch_where_user_namespaces_are_off() {
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "sh", "-c", script])
         .arg(program)
-        .args(["mode", "200000"])
+        .args(["say-mode", "200000"])
         .output()
         .expect("this test needs unshare (util-linux)");
 

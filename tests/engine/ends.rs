@@ -127,7 +127,7 @@ impl Node {
             panic!("tests name their launcher")
         };
         let mut child = Command::new(program)
-            .arg("engine")
+            .arg("hold-sandboxes")
             .arg(store())
             .arg(node.to_string())
             .stdin(Stdio::null())
@@ -151,16 +151,16 @@ impl Node {
     /// Kills it, and waits until nothing of it is left.
     fn kill(mut self) {
         let mut processes = descendants(self.child.id(), "");
-        let networks: BTreeSet<String> =
+        let mut networks: BTreeSet<String> =
             processes.iter().filter_map(|(pid, _)| network(*pid)).collect();
+        networks.retain(|name| Some(name) != network(std::process::id()).as_ref());
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");
         let before = super::support::now();
         loop {
             processes.retain(|(pid, start)| started(*pid).is_some_and(|now| now == *start));
             let left = networks_in_use();
-            let namespaces: Vec<_> =
-                networks.difference(&own_networks()).filter(|net| left.contains(*net)).collect();
+            let namespaces: Vec<_> = networks.intersection(&left).collect();
             if processes.is_empty() && namespaces.is_empty() {
                 return;
             }
@@ -284,10 +284,6 @@ fn descendants(pid: u32, name: &str) -> Vec<(u32, String)> {
 fn network(pid: u32) -> Option<String> {
     let link = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
     Some(link.to_string_lossy().into_owned())
-}
-
-fn own_networks() -> BTreeSet<String> {
-    network(std::process::id()).into_iter().collect()
 }
 
 fn networks_in_use() -> BTreeSet<String> {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sandpit_actors::clock::Clock;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options, TemplateSpec};
@@ -210,11 +212,14 @@ fn nothing() -> Done {
     }
 }
 
-/// The machine's steady clock.
+/// The steady clock of these tests.
+fn clock() -> Clock {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    *CLOCK.get_or_init(Clock::start)
+}
+
 pub(crate) fn now() -> Moment {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
-    Moment::from_nanos(seconds * 1_000_000_000 + nanos)
+    clock().now()
 }
 
 pub(crate) fn since(before: Moment) -> Duration {

@@ -1,4 +1,4 @@
-//! A process that tests may kill.
+//! A process that tests may kill: `sandpit` itself, and parts of it alone.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,9 +17,9 @@ fn main() -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
-        ["engine", store, node] => engine::hold_sandboxes(store, node),
-        ["mode", uid_base] => engine::say_mode(uid_base),
-        _ => ExitCode::from(64),
+        ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["say-mode", uid_base] => engine::say_mode(uid_base),
+        _ => sandpit::run(std::env::args_os()),
     }
 }
 

@@ -4,8 +4,13 @@ mod answer;
 mod discovery;
 pub mod gate;
 pub mod headers;
-
+pub mod idempotency;
+pub mod ingress;
+#[cfg(feature = "memory-bus")]
+pub mod memory;
 pub mod nats;
+pub mod quarantine;
+mod question;
 mod service;
 pub mod trace;
 

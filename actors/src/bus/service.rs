@@ -111,7 +111,7 @@ pub(super) async fn serve(
         gate: Gate::recover(limits, seed),
         tickets: 0,
         waiting: BTreeMap::new(),
-        running: BTreeMap::new(),
+        running: Running::default(),
         counted: service.endpoints.iter().map(row).collect(),
     };
     let shared = Arc::new(Shared {
@@ -122,7 +122,7 @@ pub(super) async fn serve(
         handler,
         core: Mutex::new(core),
         alarm: Notify::new(),
-        ended: Notify::new(),
+        idle: Notify::new(),
         wire,
     });
     let (leave, asked) = mpsc::channel(1);
@@ -151,17 +151,40 @@ struct Shared {
     core: Mutex<Core>,
     /// The gate's deadline is another one now.
     alarm: Notify,
-    /// A request has its answer.
-    ended: Notify,
+    /// Nothing is being answered.
+    idle: Notify,
     wire: Arc<dyn Wire>,
 }
 
 struct Core {
     gate: Gate,
     tickets: u64,
-    waiting: BTreeMap<Ticket, Job>,
-    running: BTreeMap<Ticket, AbortHandle>,
+    /// Boxed, because a tree moves its values about.
+    waiting: BTreeMap<Ticket, Box<Job>>,
+    running: Running,
     counted: Vec<Vec<Counted>>,
+}
+
+/// The tasks that answer. Places are used again, so that a request costs no memory of its own.
+#[derive(Default)]
+struct Running {
+    tasks: Vec<Option<AbortHandle>>,
+    free: Vec<usize>,
+}
+
+impl Running {
+    /// A place for a task that is about to start.
+    fn place(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.tasks.push(None);
+            self.tasks.len() - 1
+        })
+    }
+
+    fn end(&mut self, place: usize) {
+        self.tasks[place] = None;
+        self.free.push(place);
+    }
 }
 
 /// A request between its arrival and its answer.
@@ -173,7 +196,6 @@ struct Job {
 /// Owes one answer. Dropped without one, as when a task ends early, it says so by itself.
 struct Open {
     shared: Arc<Shared>,
-    ticket: Ticket,
     endpoint: usize,
     verb: usize,
     reply: String,
@@ -181,8 +203,8 @@ struct Open {
     /// Trace headers of the question, for its answer.
     asked: Headers,
     at: Moment,
-    /// When the gate let it in.
-    began: Option<Moment>,
+    /// When the gate let it in, and the place of its task.
+    began: Option<(Moment, usize)>,
     span: Span,
     owed: bool,
 }
@@ -207,7 +229,7 @@ async fn keep(
     let Some(told) = asked.recv().await else { return };
     leave.send_replace(true);
     while ingress.join_next().await.is_some() {}
-    let drained = tokio::time::timeout(DRAIN_MAX, shared.idle()).await;
+    let drained = tokio::time::timeout(DRAIN_MAX, shared.until_idle()).await;
     let cut = if drained.is_ok() { 0 } else { shared.cut() };
     told.send(Left { cut }).ok();
 }
@@ -317,13 +339,8 @@ impl Shared {
                 asked.set(name, value);
             }
         }
-        let mut core = self.core();
-        core.tickets += 1;
-        let ticket = Ticket(core.tickets);
-        drop(core);
         let open = Open {
             shared: Arc::clone(self),
-            ticket,
             endpoint,
             verb: verb.unwrap_or(usize::MAX),
             reply,
@@ -339,8 +356,17 @@ impl Shared {
             Err(refusal) => return open.refuse(&refusal),
         };
         let arrived = Arrived { message, at: now, until, span };
-        self.core().waiting.insert(ticket, Job { arrived, open });
-        self.step(Event::Arrived { ticket, until });
+        self.weigh(now, Box::new(Job { arrived, open }));
+    }
+
+    /// Brings a request before the gate.
+    fn weigh(self: &Arc<Self>, now: Moment, job: Box<Job>) {
+        let mut core = self.core();
+        core.tickets += 1;
+        let ticket = Ticket(core.tickets);
+        let until = job.arrived.until;
+        core.waiting.insert(ticket, job);
+        self.step_in(core, now, Event::Arrived { ticket, until });
     }
 
     /// Until when the caller listens, or why the request is not even weighed.
@@ -378,8 +404,10 @@ impl Shared {
     }
 
     fn step(self: &Arc<Self>, event: Event) {
-        let now = self.clock.now();
-        let mut core = self.core();
+        self.step_in(self.core(), self.clock.now(), event);
+    }
+
+    fn step_in(self: &Arc<Self>, mut core: MutexGuard<'_, Core>, now: Moment, event: Event) {
         let before = core.gate.next_deadline();
         let effects = core.gate.step(now, event);
         if core.gate.next_deadline() != before {
@@ -390,42 +418,45 @@ impl Shared {
             match effect {
                 Effect::Begin { ticket } => {
                     let Some(mut job) = core.waiting.remove(&ticket) else { continue };
-                    job.open.began = Some(now);
+                    let place = core.running.place();
+                    job.open.began = Some((now, place));
                     let task = tokio::spawn(run(Arc::clone(&self.handler), job));
-                    core.running.insert(ticket, task.abort_handle());
+                    core.running.tasks[place] = Some(task.abort_handle());
                 }
                 Effect::Refuse { ticket, refusal } => {
                     refused.extend(core.waiting.remove(&ticket).map(|job| (job, refusal)));
                 }
             }
         }
+        let idle = core.gate.inflight() + core.gate.queued() == 0;
         drop(core);
+        if idle {
+            self.idle.notify_waiters();
+        }
         for (job, refusal) in refused {
             job.open.refuse(&refusal);
         }
     }
 
-    async fn idle(&self) {
+    async fn until_idle(&self) {
         loop {
-            let ended = self.ended.notified();
+            let idle = self.idle.notified();
             {
                 let core = self.core();
                 if core.gate.inflight() + core.gate.queued() == 0 {
                     return;
                 }
             }
-            ended.await;
+            idle.await;
         }
     }
 
     /// Ends what is still being answered. Each says so to its caller.
     fn cut(self: &Arc<Self>) -> usize {
         self.step(Event::Drain);
-        let running = std::mem::take(&mut self.core().running);
-        for task in running.values() {
-            task.abort();
-        }
-        running.len()
+        let core = self.core();
+        let running = core.running.tasks.iter().flatten();
+        running.inspect(|task| task.abort()).count()
     }
 
     async fn pad(&self, subject: &str, times: u64) {
@@ -439,27 +470,21 @@ impl Shared {
 }
 
 /// Has one request answered, whatever its handler does.
-async fn run(handler: Arc<dyn Handler>, job: Job) {
-    let Job { arrived, open } = job;
+async fn run(handler: Arc<dyn Handler>, job: Box<Job>) {
+    let Job { arrived, open } = *job;
     let until = open.shared.clock.instant(arrived.until);
     let span = open.span.clone();
-    let answering = async move {
-        // Also a panic before there is a future is the handler's.
-        let answered = AssertUnwindSafe(async { handler.handle(arrived).await }).catch_unwind();
-        match tokio::time::timeout_at(until, answered).await {
-            Ok(Ok(reply)) => open.answer(reply).await,
-            Ok(Err(_)) => {
-                tracing::error!("a handler panicked");
-                let reply = Reply::refused(open.codec, &Refusal::Fault);
-                open.answer(reply).await;
-            }
-            Err(_) => {
-                let reply = Reply::refused(open.codec, &Refusal::Unfinished);
-                open.answer(reply).await;
-            }
-        }
-    };
-    answering.instrument(span).await;
+    // Also a panic before there is a future is the handler's.
+    let answered = AssertUnwindSafe(async move { handler.handle(arrived).await }).catch_unwind();
+    let answered = tokio::time::timeout_at(until, answered).instrument(span).await;
+    let reply = answered.map_err(|_| Refusal::Unfinished).and_then(|answered| {
+        answered.map_err(|_| {
+            tracing::error!(parent: &open.span, "a handler panicked");
+            Refusal::Fault
+        })
+    });
+    let reply = reply.unwrap_or_else(|refusal| open.refusal(&refusal));
+    open.answer(reply).await;
 }
 
 impl Open {
@@ -482,10 +507,13 @@ impl Open {
         self.close(counted);
     }
 
+    fn refusal(&self, refusal: &Refusal) -> Reply {
+        self.span.in_scope(|| Reply::refused(self.codec, refusal))
+    }
+
     /// Answers with a no, from where nothing can wait.
     fn refuse(self, refusal: &Refusal) {
-        let reply = self.span.in_scope(|| Reply::refused(self.codec, refusal));
-        trace::failed(&self.span, &reply_kind(&reply));
+        let reply = self.refusal(refusal);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(self.answer(reply));
         }
@@ -517,12 +545,10 @@ impl Open {
         if let Some(counted) = core.counted[self.endpoint].get_mut(self.verb) {
             counted.add(now.since(self.at), error);
         }
-        core.running.remove(&self.ticket);
-        drop(core);
-        if let Some(began) = self.began {
-            self.shared.step(Event::Ended { began });
+        if let Some((began, place)) = self.began {
+            core.running.end(place);
+            self.shared.step_in(core, now, Event::Ended { began });
         }
-        self.shared.ended.notify_waiters();
     }
 }
 

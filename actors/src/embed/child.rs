@@ -192,7 +192,7 @@ impl Thread {
     fn keep(self, first: tokio::sync::oneshot::Sender<io::Result<Begun>>) {
         let limits =
             Limits { failures_max: 5, window: Duration::from_secs(60), ..Limits::default() };
-        let mut restarts = Restarts::new(limits);
+        let mut restarts = Restarts::new(limits, u64::from(std::process::id()));
         let (port_told, port) = mpsc::channel();
         let mut first = Some((first, port_told));
         let mut known = None;

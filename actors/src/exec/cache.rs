@@ -211,7 +211,7 @@ impl Results {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use sandpit_messages::envelope::Tenant;
     use sandpit_messages::exec::Truncated;
     use sandpit_messages::id::{ExecId, SandboxId};

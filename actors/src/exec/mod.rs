@@ -132,7 +132,7 @@ pub struct ExecActor {
 
 impl ExecActor {
     /// The next incarnation. `seed` must differ from life to life.
-    pub fn new(life: Life, limits: Limits, ports: Ports, seed: u64) -> Self {
+    pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         Self {
             life,
             execs: Execs::recover(limits, seed),

@@ -228,10 +228,10 @@ enum Stage {
 impl Execs {
     /// Begins with nothing: a cache is a cache, and runs of an earlier life were interrupted with
     /// it. `seed` must differ from life to life: ids are drawn from it.
-    pub fn recover(limits: Limits, seed: u64) -> Self {
+    pub fn recover(limits: Limits, seed: [u8; 32]) -> Self {
         Self {
             limits,
-            draw: ChaCha8Rng::seed_from_u64(seed),
+            draw: ChaCha8Rng::from_seed(seed),
             comparing: BTreeMap::new(),
             runs: BTreeMap::new(),
             flights: BTreeMap::new(),

@@ -235,7 +235,7 @@ pub struct PoolActor {
 
 impl PoolActor {
     /// The next incarnation. `seed` must differ from life to life.
-    pub fn new(life: Life, limits: Limits, ports: Ports, seed: u64) -> Self {
+    pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         let templates = ports.provider.templates();
         let (pool, first) = Pool::recover(limits, ports.node, templates, seed);
         let (askers, alarm) = (BTreeMap::new(), Alarm::default());

@@ -230,6 +230,8 @@ struct Adopting {
 
 #[derive(Debug)]
 struct Ending {
+    /// Empty for what survived a restart.
+    template: String,
     cause: Cause,
     since: Moment,
     /// When its destruction is asked for again, if nobody says that it is gone.
@@ -259,7 +261,7 @@ impl Pool {
         limits: Limits,
         node: NodeId,
         templates: impl IntoIterator<Item = String>,
-        seed: u64,
+        seed: [u8; 32],
     ) -> (Self, Vec<Effect>) {
         let targets = &limits.targets;
         let named = targets.iter().map(|(name, target)| (name.clone(), Stock::new(*target)));
@@ -270,7 +272,7 @@ impl Pool {
         let mut pool = Self {
             limits,
             node,
-            draw: ChaCha8Rng::seed_from_u64(seed),
+            draw: ChaCha8Rng::from_seed(seed),
             stage: Stage::Listing,
             stocks,
             booting: BTreeMap::new(),
@@ -341,7 +343,7 @@ impl Pool {
             Event::Adopted { sandbox } => self.adopted(now, sandbox, effects),
             Event::AdoptFailed { sandbox, error } => {
                 if let Some(Adopting { caller, .. }) = self.adopting.remove(&sandbox) {
-                    self.end(now, sandbox, Cause::NotAdopted, None, effects);
+                    self.end(now, sandbox, &caller.order.template, Cause::NotAdopted, effects);
                     self.not_adopted(caller, &error, effects);
                 }
             }
@@ -357,7 +359,7 @@ impl Pool {
                     self.stage = Stage::Open;
                     // Whoever held them is not known any more, so nobody may hold them again.
                     for sandbox in survivors {
-                        self.end(now, sandbox, Cause::Survived, None, effects);
+                        self.end(now, sandbox, "", Cause::Survived, effects);
                     }
                 }
             }
@@ -431,7 +433,7 @@ impl Pool {
         let busy =
             Refusal::Busy { waiting: stock.asking.len(), retry_after: self.limits.retry_pause };
         let full = stock.asking.len() >= self.limits.waiting_max;
-        let refusal = broken(now, stock).or(full.then_some(busy));
+        let refusal = broken(now, stock).or_else(|| full.then_some(busy));
         match refusal {
             Some(refusal) => effects.push(Effect::Refuse { ticket, refusal }),
             None => stock.asking.push(Asking { ticket, since: now, until }),
@@ -536,7 +538,7 @@ impl Pool {
         for (sandbox, Adopting { caller, .. }) in std::mem::take(&mut self.adopting) {
             let refusal = Refusal::Draining;
             effects.push(Effect::Refuse { ticket: caller.ticket, refusal });
-            self.end(now, sandbox, Cause::Closing, None, effects);
+            self.end(now, sandbox, &caller.order.template, Cause::Closing, effects);
         }
         let leased: Vec<_> = self.leased.keys().copied().collect();
         for sandbox in leased {
@@ -563,7 +565,7 @@ impl Pool {
         stock.booting -= 1;
         stock.last_failure = None;
         if self.closing.is_some() {
-            return self.end(now, sandbox, Cause::Closing, None, effects);
+            return self.end(now, sandbox, &template, Cause::Closing, effects);
         }
         stock.warm.push_back((now, sandbox));
     }
@@ -584,7 +586,7 @@ impl Pool {
         }
         // It may exist all the same; only its destruction makes sure.
         if matches!(error, ProviderError::Failed { maybe_done: true, .. }) {
-            self.end(now, sandbox, Cause::NotBooted, None, effects);
+            self.end(now, sandbox, &template, Cause::NotBooted, effects);
         }
         if matches!(error, ProviderError::Quota { .. }) {
             for stock in self.stocks.values_mut() {
@@ -687,13 +689,15 @@ impl Pool {
             return self.end_lease(now, sandbox, Cause::Lost, effects);
         }
         if let Some(Adopting { caller, .. }) = self.adopting.remove(&sandbox) {
-            self.end(now, sandbox, Cause::Lost, None, effects);
+            self.end(now, sandbox, &caller.order.template, Cause::Lost, effects);
             return self.not_adopted(caller, &ProviderError::Gone(sandbox), effects);
         }
-        for stock in self.stocks.values_mut() {
-            if let Some(at) = stock.warm.iter().position(|(_, warm)| *warm == sandbox) {
+        let is_it = |(_, warm): &(Moment, SandboxId)| *warm == sandbox;
+        for (template, stock) in &mut self.stocks {
+            if let Some(at) = stock.warm.iter().position(is_it) {
                 stock.warm.remove(at);
-                return self.end(now, sandbox, Cause::Lost, None, effects);
+                let template = template.clone();
+                return self.end(now, sandbox, &template, Cause::Lost, effects);
             }
         }
     }

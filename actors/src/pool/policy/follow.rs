@@ -126,7 +126,7 @@ impl Pool {
             if let Some(stock) = self.stocks.get_mut(&caller.order.template) {
                 stock.counts.refused += 1;
             }
-            self.end(now, sandbox, Cause::NotAdopted, None, effects);
+            self.end(now, sandbox, &caller.order.template, Cause::NotAdopted, effects);
         }
         for (sandbox, ending) in &mut self.ending {
             let Ending { cause, since, waiting, lease, .. } = ending;
@@ -175,16 +175,16 @@ impl Pool {
         let idle_max = self.limits.idle_max;
         let closing = self.closing.is_some();
         let mut retired = Vec::new();
-        for stock in self.stocks.values_mut() {
+        for (template, stock) in &mut self.stocks {
             while let Some((_, sandbox)) =
                 stock.warm.pop_front_if(|(since, _)| closing || *since + idle_max <= now)
             {
-                retired.push(sandbox);
+                retired.push((template.clone(), sandbox));
             }
         }
         let cause = if closing { Cause::Closing } else { Cause::Unused };
-        for sandbox in retired {
-            self.end(now, sandbox, cause, None, effects);
+        for (template, sandbox) in retired {
+            self.end(now, sandbox, &template, cause, effects);
         }
     }
 
@@ -201,10 +201,10 @@ impl Pool {
             .collect();
         for (name, missing) in wanting {
             for _ in self.ending.len()..missing {
-                let Some(other) = self.displaceable(&name) else { break };
-                let other = self.stocks.get_mut(&other).expect("found a moment ago");
+                let Some(template) = self.displaceable(&name) else { break };
+                let other = self.stocks.get_mut(&template).expect("found a moment ago");
                 let Some((_, sandbox)) = other.warm.pop_front() else { break };
-                self.end(now, sandbox, Cause::Displaced, None, effects);
+                self.end(now, sandbox, &template, Cause::Displaced, effects);
             }
         }
     }
@@ -282,7 +282,10 @@ impl Pool {
     ) {
         let Some(lease) = self.leased.remove(&sandbox) else { return };
         self.checks.remove(&(lease.check, sandbox));
-        self.end(now, sandbox, cause, Some(lease), effects);
+        self.end(now, sandbox, &Arc::clone(&lease.order).template, cause, effects);
+        if let Some(ending) = self.ending.get_mut(&sandbox) {
+            ending.lease = Some(lease);
+        }
     }
 
     /// Begins the end of a sandbox that is in no other map any more.
@@ -290,12 +293,13 @@ impl Pool {
         &mut self,
         now: Moment,
         sandbox: SandboxId,
+        template: &str,
         cause: Cause,
-        lease: Option<Lease>,
         effects: &mut Vec<Effect>,
     ) {
         let again = now + self.limits.destroy_max;
-        let ending = Ending { cause, since: now, again, waiting: Vec::new(), lease };
+        let (template, waiting) = (template.to_owned(), Vec::new());
+        let ending = Ending { template, cause, since: now, again, waiting, lease: None };
         self.ending.insert(sandbox, ending);
         effects.push(Effect::Destroy { sandbox, cause });
     }

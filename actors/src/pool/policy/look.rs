@@ -17,6 +17,8 @@ pub struct StockView {
     pub booting: usize,
     /// In use, or on the way to a caller.
     pub leased: usize,
+    /// Being destroyed.
+    pub ending: usize,
     /// Callers waiting.
     pub waiting: usize,
     /// What happened so far.
@@ -70,6 +72,10 @@ impl Pool {
         for order in held.chain(self.adopting.values().map(|adopting| &adopting.caller.order)) {
             *leased.entry(&order.template).or_default() += 1;
         }
+        let mut ending: BTreeMap<&str, usize> = BTreeMap::new();
+        for one in self.ending.values() {
+            *ending.entry(&one.template).or_default() += 1;
+        }
         let views = self.stocks.iter().map(|(template, stock)| StockView {
             template: template.clone(),
             digest: match &stock.state {
@@ -80,6 +86,7 @@ impl Pool {
             ready: stock.warm.len(),
             booting: stock.booting,
             leased: leased.get(template.as_str()).copied().unwrap_or_default(),
+            ending: ending.get(template.as_str()).copied().unwrap_or_default(),
             waiting: stock.waiting.len(),
             counts: stock.counts,
             broken: match &stock.state {

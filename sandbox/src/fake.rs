@@ -1,1 +1,0 @@
-//! A provider that does what a script says, for tests everywhere.
