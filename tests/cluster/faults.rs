@@ -379,6 +379,59 @@ async fn a_server_killed_under_load_is_back_on_its_port_and_every_question_ends_
     assert_eq!(server.embedded.url(), url);
 }
 
+/// Two members of a group, of which one leaves while 6,000 questions are asked.
+async fn leave_under_load(delay: Duration) {
+    const ASKERS: usize = 60;
+    const EACH: usize = 100;
+    let server = Server::start().await;
+    let proxy = Proxy::slow(server.embedded.url(), delay).await;
+    let options = Options { urls: vec![proxy.url()], ..server.options(server.embedded.node()) };
+    let (leaver, stayer) = (server.connect(options).await, server.node().await);
+    let client = server.node().await;
+    let (left, stayed) = (Notes::default(), Notes::default());
+    let leaving = serve(&leaver, &left).await;
+    let _staying = serve(&stayer, &stayed).await;
+    let clock = server.clock;
+    let asking: Vec<_> = (0..ASKERS)
+        .map(|asker| {
+            let client = Arc::clone(&client);
+            tokio::spawn(async move {
+                let mut lost = Vec::new();
+                for number in 0..EACH {
+                    let body = format!("{asker}-{number}");
+                    let asked = client.ask(to(note(), body), clock.now() + SOON).await;
+                    lost.extend(asked.err());
+                }
+                lost
+            })
+        })
+        .collect();
+    let mut every = tokio::time::interval(Duration::from_millis(1));
+    while left.len() < 300 {
+        every.tick().await;
+    }
+    let began = clock.now();
+    assert_eq!(leaving.leave().await.cut, 0);
+    let took = clock.now().since(began);
+    let answered = left.len();
+    for asked in asking {
+        assert_eq!(asked.await.unwrap(), [], "after leaving in {took:?}");
+    }
+    assert_eq!(left.len(), answered, "who left is asked no more");
+    assert_eq!(left.len() + stayed.len(), ASKERS * EACH);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_under_load_loses_nothing() {
+    leave_under_load(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn a_member_that_leaves_behind_a_slow_wire_loses_nothing() {
+    leave_under_load(Duration::from_millis(5)).await;
+}
+
 #[tokio::test]
 async fn a_server_that_is_too_old_is_refused_by_name() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
