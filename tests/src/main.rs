@@ -1,4 +1,4 @@
-//! A process that tests may kill.
+//! A process that tests may kill: `sandpit` itself, and parts of it alone.
 #![expect(clippy::print_stdout, reason = "whoever started it reads what it says")]
 
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         ["timeouts", endpoint, count, subject] => {
             time_out(endpoint, count.parse().expect("a number"), subject)
         }
-        _ => ExitCode::from(64),
+        _ => sandpit::run(std::env::args_os()),
     }
 }
 

@@ -98,11 +98,12 @@ fn data(options: &Options) -> BTreeMap<String, PathBuf> {
 }
 
 /// What the root of a template is planned from. `environment` is where its environment is below
-/// the store, `data` the names of its data folders.
+/// the store, `data` its data folders among the
+/// sources.
 pub(super) fn facts(
     interpreter: &Interpreter,
     environment: PathBuf,
-    data: Vec<String>,
+    data: BTreeMap<String, PathBuf>,
     programs: BTreeMap<String, String>,
 ) -> Facts {
     let mut top_folders = BTreeMap::new();

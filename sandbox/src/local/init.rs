@@ -78,7 +78,10 @@ fn build(
     keeper: BorrowedFd<'_>,
 ) -> Result<OwnedFd, Failed> {
     let mapped = control::receive::<()>(keeper, RecvFlags::empty());
-    at_step("waiting for ids", mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())))?;
+    at_step(
+        "waiting for ids",
+        mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())),
+    )?;
     // Before any file is made: nobody else has an id here.
     at_step("taking on the sandbox's id", guardian::become_id(USER))?;
     // After the change of id, which would clear it.

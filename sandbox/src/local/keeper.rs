@@ -36,9 +36,18 @@ const STAND_MAX_MS: u64 = 5_000;
 /// Runs until the engine ends. `files`: the engine's socket.
 pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
     let Ok([engine]) = <[OwnedFd; 1]>::try_from(files) else { return COULD_NOT_SERVE };
+    let to_engine = match rustix::io::fcntl_dupfd_cloexec(&engine, 0) {
+        Ok(socket) => socket,
+        Err(_) => return COULD_NOT_SERVE,
+    };
     match Keeper::start(boot, engine).and_then(|mut keeper| keeper.serve()) {
         Ok(()) => ENGINE_GONE,
-        Err((_, error)) => error.raw_os_error().unwrap_or(COULD_NOT_SERVE),
+        Err((step, error)) => {
+            let why = format!("{step}: {error}");
+            // Nobody else can be told.
+            let _ = control::send(&to_engine, &FromKeeper::Failed { why }, &[]);
+            COULD_NOT_SERVE
+        }
     }
 }
 
@@ -128,10 +137,8 @@ impl Keeper {
     }
 
     fn wait(&self) -> Result<Vec<Ready>, Failed> {
-        let mut asked = vec![
-            (Ready::Children, self.children.as_fd()),
-            (Ready::Engine, self.engine.as_fd()),
-        ];
+        let mut asked =
+            vec![(Ready::Children, self.children.as_fd()), (Ready::Engine, self.engine.as_fd())];
         if let Some(zygote) = &self.zygote {
             asked.push((Ready::Zygote, zygote.socket()));
             asked.extend(zygote.errors().map(|errors| (Ready::ZygoteErrors, errors)));
@@ -262,7 +269,7 @@ impl Keeper {
             let Some(order) = zygote.next_order() else { return Ok(()) };
             let (slot, worker) = (order.slot, order.worker);
             let asked = match self.skeletons.get(&slot).and_then(Skeleton::up) {
-                Some(up) => zygote.ask(order, up.init(), up.rules(), sys::now_ms() ),
+                Some(up) => zygote.ask(order, up.init(), up.rules(), sys::now_ms()),
                 None => Err(io::ErrorKind::NotFound.into()),
             };
             match asked {
@@ -311,10 +318,8 @@ impl Keeper {
             None => Err("its sandbox is gone".to_owned()),
         };
         match seen.and_then(|inside| Ok((inside, open(pid)?))) {
-            Ok((inside, handle)) => self.say(
-                &FromKeeper::Worker { slot, worker: number, pid: inside },
-                &[handle.as_fd()],
-            ),
+            Ok((inside, handle)) => self
+                .say(&FromKeeper::Worker { slot, worker: number, pid: inside }, &[handle.as_fd()]),
             Err(why) => {
                 kill(pid);
                 // Its end must not be told as that of a worker that was ready.

@@ -78,7 +78,9 @@ impl Stopping {
     #[must_use = "an effect that is not carried out is a lost decision"]
     pub(super) fn step(&mut self, now: Moment, event: Event) -> Option<Effect> {
         match (self.phase, event) {
-            (Phase::Running { until }, Event::Tick) if until <= now => Some(self.ask(now, Why::Time)),
+            (Phase::Running { until }, Event::Tick) if until <= now => {
+                Some(self.ask(now, Why::Time))
+            }
             (Phase::Running { .. }, Event::Interrupted) => Some(self.ask(now, Why::Interrupt)),
             (Phase::Asked { why, until }, Event::Tick) if until <= now => {
                 let by = match why {

@@ -120,7 +120,9 @@ fn frame(header: &[u8], body: &[u8]) -> Result<Frame, Garbled> {
     match serde_json::from_slice(header).map_err(|_| Garbled::Header)? {
         Header::Hello { proto, version } => Ok(Frame::Hello { proto, version }),
         Header::Result { id } => Ok(Frame::Result { id, text: text() }),
-        Header::Error { id, name, value } => Ok(Frame::Raised { id, name, value, traceback: text() }),
+        Header::Error { id, name, value } => {
+            Ok(Frame::Raised { id, name, value, traceback: text() })
+        }
         Header::Done { id } => Ok(Frame::Done { id }),
     }
 }

@@ -2,3 +2,4 @@
 #![expect(clippy::unwrap_used, reason = "a broken promise ends the test that runs it")]
 
 pub mod bus;
+pub mod provider;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,11 +60,7 @@ pub(in super::super) struct Keeper {
 
 impl Keeper {
     /// Gives it an order.
-    pub(super) async fn order(
-        &self,
-        order: &ToKeeper,
-        files: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
+    pub(super) async fn order(&self, order: &ToKeeper, files: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(&self.socket, order, files).await
     }
 
@@ -118,6 +114,8 @@ pub(in super::super) struct Skeleton {
     pub(super) ending: AtomicBool,
     /// It did not end in time: its number is never used again.
     pub(super) stuck: AtomicBool,
+    /// Kills for lack of memory that were seen last.
+    oom_kills: AtomicU64,
     workers: Mutex<BTreeMap<u64, watch::Sender<WorkerStage>>>,
     commands: Mutex<BTreeMap<u64, mpsc::Sender<FromInit>>>,
 }
@@ -133,6 +131,7 @@ impl Skeleton {
             owner: Mutex::new(None),
             ending: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            oom_kills: AtomicU64::new(0),
             workers: Mutex::new(BTreeMap::new()),
             commands: Mutex::new(BTreeMap::new()),
         }
@@ -152,9 +151,27 @@ impl Skeleton {
         let _ = self.keeper.order_now(&ToKeeper::Kill { slot: self.slot }, &[]);
     }
 
+    /// Processes of it that the kernel has killed for lack of memory. Known also when its group is
+    /// gone.
+    pub(super) fn oom_kills(&self) -> u64 {
+        let seen = self.group.oom_kills().unwrap_or(0);
+        self.oom_kills.fetch_max(seen, Ordering::AcqRel).max(seen)
+    }
+
     /// Whether it stands.
     pub(super) fn is_up(&self) -> bool {
         matches!(&*self.stage.borrow(), Stage::Up(_))
+    }
+
+    /// Waits until it stands, or says why it does not.
+    pub(super) async fn built(&self) -> Result<(), Arc<str>> {
+        let mut stage = self.stage.subscribe();
+        let settled = stage.wait_for(|stage| !matches!(stage, Stage::Building)).await;
+        match settled.as_deref() {
+            Ok(Stage::Gone(why)) => Err(Arc::clone(why)),
+            // The sender is in `self`, so an end of the channel cannot be.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Waits until nothing of it is left.
@@ -222,15 +239,22 @@ impl Skeleton {
         control::send(&self.socket, order, &[])
     }
 
-    /// The end of everything: nobody waits for what cannot come.
-    pub(super) fn is_gone(&self, why: &str) {
+    /// Nobody waits any longer for what cannot come.
+    pub(super) fn cut(&self, why: &str) {
+        // Before its group is removed.
+        self.oom_kills();
         for (_, sender) in std::mem::take(&mut *lock(&self.workers)) {
             if matches!(&*sender.borrow(), WorkerStage::Ordered) {
                 sender.send_replace(WorkerStage::Failed(Arc::from(why)));
             }
         }
         lock(&self.commands).clear();
-        self.stage.send_replace(Stage::Gone(Arc::from(why)));
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn is_gone(&self, why: &Arc<str>) {
+        self.cut(why);
+        self.stage.send_replace(Stage::Gone(Arc::clone(why)));
     }
 }
 

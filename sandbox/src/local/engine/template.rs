@@ -45,6 +45,8 @@ struct State {
     forks: u32,
     since: Moment,
     restarts: Restarts,
+    /// What the last keeper that could not serve said.
+    last_words: Option<String>,
 }
 
 /// What follows the end of a zygote.
@@ -73,6 +75,7 @@ impl Template {
                 forks: 0,
                 since: Moment::START,
                 restarts: Restarts::new(),
+                last_words: None,
             }),
         }
     }
@@ -106,6 +109,16 @@ impl Template {
         state.warming = Some(zygote);
         drop(state);
         self.readiness.send_replace(Readiness::Warming);
+    }
+
+    /// Its keeper says why it cannot serve.
+    pub(super) fn keeper_failed(&self, why: String) {
+        lock(&self.state).last_words = Some(why);
+    }
+
+    /// What it said, if it did.
+    pub(super) fn last_words(&self) -> String {
+        lock(&self.state).last_words.clone().unwrap_or_else(|| "it said nothing".to_owned())
     }
 
     /// Its keeper is gone, and all its skeletons with it. Whether it may have another.

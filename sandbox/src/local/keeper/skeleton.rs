@@ -7,11 +7,11 @@ use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal};
 
 use super::super::control::{self, FromKeeper, Shape};
+use super::super::guardian;
 use super::super::init::{self, Setup, Standing};
 use super::super::mounts::{Failed, at_step};
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
-use super::super::guardian;
 use super::verify::{self, Seen};
 use super::{Keeper, STAND_MAX_MS};
 
@@ -25,8 +25,14 @@ pub(super) struct Skeleton {
 
 #[derive(Debug)]
 enum Stage {
-    StandingUp { socket: OwnedFd, deadline: u64 },
-    Up { rules: Option<OwnedFd>, seen: Box<Seen> },
+    StandingUp {
+        socket: OwnedFd,
+        deadline: u64,
+    },
+    Up {
+        rules: Option<OwnedFd>,
+        seen: Box<Seen>,
+    },
     /// Why it was killed.
     Failed(String),
 }

@@ -52,11 +52,7 @@ impl Namespaces {
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub(super) fn worker(
-    pid: i32,
-    expected: &Expected,
-    init: &Seen,
-) -> Result<u32, String> {
+pub(super) fn worker(pid: i32, expected: &Expected, init: &Seen) -> Result<u32, String> {
     let seen = Seen::of(pid)?;
     if seen.namespaces != init.namespaces {
         return Err("it is not in the namespaces of its sandbox".to_owned());

@@ -185,12 +185,7 @@ impl Keeper {
         }
     }
 
-    fn begin_zygote(
-        &self,
-        zygote: u64,
-        into: bool,
-        groups: &[OwnedFd],
-    ) -> Result<Zygote, Failed> {
+    fn begin_zygote(&self, zygote: u64, into: bool, groups: &[OwnedFd]) -> Result<Zygote, Failed> {
         // Older kernels, or a view without it: the worker looks at its number by itself.
         let _ = sys::write_once(Path::new("/proc/sys/kernel/ns_last_pid"), LAST_PID);
         let (ours, theirs) = at_step("making a socket", control::pair())?;

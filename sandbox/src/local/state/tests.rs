@@ -44,9 +44,7 @@ fn an_interrupt_is_told_apart_from_the_time_limit() {
 
 #[test]
 fn a_flood_and_a_forger_are_not_asked_first() {
-    for (event, by) in
-        [(Event::Flooded, KilledBy::Output), (Event::Garbled, KilledBy::Protocol)]
-    {
+    for (event, by) in [(Event::Flooded, KilledBy::Output), (Event::Garbled, KilledBy::Protocol)] {
         let mut stopping = running();
         assert_eq!(stopping.step(at(10), event), Some(Effect::Kill));
         assert_eq!(stopping.step(at(11), event), None);
