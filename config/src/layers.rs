@@ -271,7 +271,6 @@ impl Reading {
 
     fn contradictions(&mut self) {
         const ORDERED: &[(&str, &str)] = &[
-            ("exec.time_default_s", "exec.time_max_s"),
             ("supervise.pause_min_ms", "supervise.pause_max_ms"),
             ("pool.total_max", "provider.local.sandboxes_max"),
         ];

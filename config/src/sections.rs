@@ -119,26 +119,34 @@ pub struct PoolConfig {
     /// Age at which a ready sandbox is replaced.
     #[serde(rename = "idle_max_s", deserialize_with = "seconds")]
     pub idle_max: Duration,
+    /// Longest life of a sandbox.
+    #[serde(rename = "lifetime_max_s", deserialize_with = "seconds")]
+    pub lifetime_max: Duration,
     /// Pause after the provider failed.
     #[serde(rename = "retry_pause_s", deserialize_with = "seconds")]
     pub retry_pause: Duration,
+    /// Pause before a broken template is tried again.
+    #[serde(rename = "broken_pause_s", deserialize_with = "seconds")]
+    pub broken_pause: Duration,
+    /// Longest boot.
+    #[serde(rename = "boot_max_s", deserialize_with = "seconds")]
+    pub boot_max: Duration,
+    /// Longest destruction before it is asked for again.
+    #[serde(rename = "destroy_max_s", deserialize_with = "seconds")]
+    pub destroy_max: Duration,
+    /// For how long the end of a sandbox is remembered.
+    #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
+    pub ended_kept: Duration,
+    /// How many ends are remembered.
+    pub ended_max: usize,
 }
 
 /// Executions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecConfig {
-    /// Time limit of an execution that asks for none.
-    #[serde(rename = "time_default_s", deserialize_with = "seconds")]
-    pub time_default: Duration,
-    /// Longest time limit.
-    #[serde(rename = "time_max_s", deserialize_with = "seconds")]
-    pub time_max: Duration,
-    /// Bytes of each stream in an answer.
-    #[serde(rename = "output_inline_kib", deserialize_with = "kib")]
-    pub output_inline: u64,
-    /// Executions running or queued at once.
-    pub running_max: usize,
+    /// Callers with an execution under way or waiting for one.
+    pub callers_max: usize,
 }
 
 /// Results that answer for equal runs.
@@ -153,6 +161,9 @@ pub struct CacheConfig {
     /// Bytes of results held.
     #[serde(rename = "size_max_mib", deserialize_with = "mib")]
     pub size_max: u64,
+    /// Bytes of output of one result.
+    #[serde(rename = "output_max_kib", deserialize_with = "kib")]
+    pub output_max: u64,
 }
 
 /// What nobody owns goes.
@@ -162,12 +173,6 @@ pub struct ReaperConfig {
     /// From one sweep to the next.
     #[serde(rename = "sweep_s", deserialize_with = "seconds")]
     pub sweep: Duration,
-    /// Longest time without an execution that may be asked for.
-    #[serde(rename = "idle_max_s", deserialize_with = "seconds")]
-    pub idle_max: Duration,
-    /// Longest life that may be asked for.
-    #[serde(rename = "lifetime_max_s", deserialize_with = "seconds")]
-    pub lifetime_max: Duration,
 }
 
 /// Where code runs.
@@ -363,9 +368,6 @@ pub struct HttpConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainConfig {
-    /// What requests being answered get.
-    #[serde(rename = "inflight_max_s", deserialize_with = "seconds")]
-    pub inflight_max: Duration,
     /// What executions get.
     #[serde(rename = "executions_max_s", deserialize_with = "seconds")]
     pub executions_max: Duration,

@@ -1,6 +1,7 @@
 //! Where code runs. Knows nothing of actors or of the bus.
 
 pub mod fake;
+pub mod fetch;
 #[cfg(target_os = "linux")]
 pub mod local;
 pub mod provider;

@@ -16,8 +16,8 @@ from market import Market  # noqa: E402
 
 KINDS = ["momentum", "reversion", "pairs", "trend", "parity", "hold"]
 NAMES = 15
-DAYS = 1_100
-START, CUT = 300, 800
+DAYS = 900
+START, CUT = 280, 650
 """The desks begin at one row and the future is taken away after the other."""
 
 
@@ -40,11 +40,16 @@ def scrambled(market, seed):
 
 
 def trade(market, kind, variant, cuts):
-    """Statements of a desk that is run to each of these days, its record and its daily equity."""
+    """A desk that is run to each of these days: its statements, record, daily equity and orders."""
     module = importlib.import_module(kind)
     desk = Desk(market, module.Strategy(**module.VARIANTS[variant]), market.days[START])
     statements = [desk.run(day) for day in cuts]
-    return {"statements": statements, "record": desk.summary(), "equity": desk.equity}
+    return {
+        "statements": statements,
+        "record": desk.summary(),
+        "equity": desk.equity,
+        "orders": [[row, at, shares] for row, order in desk.orders.items() for at, shares in order.items()],
+    }
 
 
 class Spy:
@@ -69,7 +74,7 @@ def main():
         facts["kinds"][kind] = [
             {
                 "whole": trade(market, kind, variant, [end]),
-                "in_parts": trade(market, kind, variant, [market.days[500], cut, end]),
+                "in_parts": trade(market, kind, variant, [market.days[400], cut, end]),
                 "to_the_cut": trade(market, kind, variant, [cut]),
                 "without_a_future": trade(market.upto(cut), kind, variant, [cut]),
                 "with_another_future": trade(scrambled(market, 8), kind, variant, [cut]),

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use sandpit::demo::books::{Books, Statement};
+use sandpit::demo::plan::Kind;
 use sandpit::demo::told::Record;
 use serde::Deserialize;
 
@@ -34,6 +35,8 @@ struct Run {
     statements: Vec<Statement>,
     record: Record,
     equity: Vec<i64>,
+    /// Row to be filled on, instrument, shares: decided and not filled yet.
+    orders: Vec<(usize, usize, i64)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,14 +113,16 @@ fn variants() -> impl Iterator<Item = (String, &'static Variant)> {
 #[test]
 fn taking_the_future_away_changes_nothing_in_the_past() {
     for (name, variant) in variants() {
-        assert_eq!(variant.to_the_cut.statements, variant.without_a_future.statements, "{name}");
+        let (one, other) = (&variant.to_the_cut, &variant.without_a_future);
+        assert_eq!((&one.statements, &one.orders), (&other.statements, &other.orders), "{name}");
     }
 }
 
 #[test]
 fn another_future_changes_nothing_in_the_past() {
     for (name, variant) in variants() {
-        assert_eq!(variant.to_the_cut.statements, variant.with_another_future.statements, "{name}");
+        let (one, other) = (&variant.to_the_cut, &variant.with_another_future);
+        assert_eq!((&one.statements, &one.orders), (&other.statements, &other.orders), "{name}");
     }
 }
 
@@ -197,6 +202,13 @@ fn a_desk_that_wants_too_much_gets_what_it_may_hold() {
     let mut books = Books::open(*capital);
     assert_eq!(books.check(&spy.statement), Ok(()));
     assert!(spy.statement.blotter.iter().any(|fill| fill.1.is_empty()), "shorts pay a fee");
+}
+
+#[test]
+fn agents_try_every_variant_that_a_strategy_has() {
+    for kind in Kind::ALL {
+        assert_eq!(facts().kinds[kind.as_str()].len(), kind.variants(), "{kind:?}");
+    }
 }
 
 #[test]

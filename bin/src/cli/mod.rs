@@ -5,11 +5,14 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod bench;
 mod config;
+mod demo;
 mod env;
 mod exec;
 mod pool;
 mod sandbox;
+mod up;
 
 use std::ffi::OsString;
 
@@ -39,6 +42,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Start a node, and keep it running until it is told to leave.
+    Up(up::Arguments),
+    /// Watch a swarm of trading agents work on real prices, on a node of its own.
+    Demo(demo::Arguments),
+    /// One agent of the demonstration, started by it.
+    #[command(name = crate::demo::crew::VERB, hide = true)]
+    DemoAgent,
     /// Run code or a command in a sandbox, and end with its exit code.
     Exec(exec::Arguments),
     /// Create, list, look at and end sandboxes.
@@ -46,6 +56,8 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Measure this machine, next to peers in the same run.
+    Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
     Env,
     /// Show and check settings.
@@ -89,7 +101,11 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
             out::bytes(&script);
             Ok(Exit::Done)
         }
+        Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
+        Verb::Up(arguments) => arguments.run(settings, out),
+        Verb::Demo(arguments) => arguments.run(&settings, out),
+        Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),

@@ -23,7 +23,7 @@ fn of_variable(name: &str, value: &str) -> Result<Loaded, Rejected> {
 fn the_shipped_defaults_are_valid_and_units_become_types() {
     let config = Layers::default().read().unwrap().config;
     assert_eq!(config.pool.retry_pause, Duration::from_millis(500));
-    assert_eq!(config.exec.output_inline, 256 * 1024);
+    assert_eq!(config.cache.output_max, 256 * 1024);
     assert_eq!(config.bus.url, None);
     assert_eq!(config.template["trading"].requirements, Requirements::Builtin);
 }
@@ -125,9 +125,9 @@ fn what_is_wrong_is_named_with_its_place_and_what_would_be_valid() {
          127.0.0.1:7780",
     );
     check(
-        of_flags(&["exec.time_default_s=100", "exec.time_max_s=10"]),
-        "--set exec.time_default_s: exec.time_default_s is 100.0, more than exec.time_max_s, \
-         which is 10.0 (--set exec.time_max_s)",
+        of_flags(&["supervise.pause_min_ms=100", "supervise.pause_max_ms=10"]),
+        "--set supervise.pause_min_ms: supervise.pause_min_ms is 100, more than \
+         supervise.pause_max_ms, which is 10 (--set supervise.pause_max_ms)",
     );
     check(
         of_flags(&["template.trading.warm_target=61"]),

@@ -18,9 +18,9 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::lockdown::rlimits::{SumHeldBy, Values};
-use super::options::Bounds;
+use super::lockdown::Lockdown;
 use super::plan::{Ids, Plan, Source};
+use super::probe::ProbeBoot;
 
 /// Longest packet in bytes. What may be longer travels in a sealed file beside it.
 pub(super) const PACKET_MAX: usize = 4096;
@@ -38,6 +38,8 @@ pub(super) enum Boot {
     Launcher(LauncherBoot),
     /// With the engine's socket.
     Keeper(Box<KeeperBoot>),
+    /// With the socket to answer on, and what the trial needs.
+    Probe(ProbeBoot),
 }
 
 /// What the guardian needs to know.
@@ -66,42 +68,9 @@ pub(super) struct KeeperBoot {
     /// The root of the template.
     pub(super) plan: Plan,
     /// What locks sandboxes down.
-    pub(super) locks: Locks,
+    pub(super) lockdown: Lockdown,
     /// How the zygote is started.
     pub(super) zygote: ZygoteSpec,
-}
-
-/// What locks sandboxes of a template down.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Locks {
-    /// System call filters of everything in a sandbox, in order.
-    pub(super) sandbox_filters: Vec<Vec<u8>>,
-    /// Those of the zygote, which its workers have as well.
-    pub(super) zygote_filters: Vec<Vec<u8>>,
-    /// Bytes of memory of a sandbox.
-    pub(super) memory: u64,
-    /// Processes and threads of a sandbox.
-    pub(super) pids: u32,
-    /// Bytes of one file.
-    pub(super) file_bytes: u64,
-    /// Files open in one process.
-    pub(super) open_files: u32,
-    /// Whether control groups hold the sum of a sandbox's processes.
-    pub(super) held_by_groups: bool,
-}
-
-impl Locks {
-    /// Bounds of each process.
-    pub(super) fn limits(&self) -> Values {
-        let bounds = Bounds {
-            pids: self.pids,
-            file_bytes: self.file_bytes,
-            open_files: self.open_files,
-            ..Bounds::default()
-        };
-        let held_by = if self.held_by_groups { SumHeldBy::Groups } else { SumHeldBy::Watchdog };
-        Values::new(&bounds, self.memory, held_by)
-    }
 }
 
 /// How a zygote is started.
@@ -191,6 +160,11 @@ pub(super) enum ToKeeper {
 /// Keeper to engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromKeeper {
+    /// It cannot serve, and ends.
+    Failed {
+        /// Which step, and the error.
+        why: String,
+    },
     /// A zygote serves.
     ZygoteUp {
         /// Which.

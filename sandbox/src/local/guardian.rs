@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal};
 
-use super::control::{self, Boot, FromLauncher, GuardianBoot, LauncherBoot};
+use super::control::{self, Boot, GuardianBoot, LauncherBoot};
 use super::mounts::{self, Failed, at_step};
 use super::plan::{IDS, Ids};
 use super::sys::{self, Cloned};

@@ -10,14 +10,12 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
-use rustix::process::{DumpableBehavior, Pid, Signal};
+use rustix::process::{Pid, Signal};
 
 use super::control::{self, End, FromInit, Shape, ToInit};
 use super::launcher::drain;
-use super::lockdown::landlock::{Ruleset, Support};
-use super::lockdown::rlimits::Values;
-use super::lockdown::seccomp::Program;
-use super::lockdown::caps;
+use super::lockdown::Lockdown;
+use super::lockdown::landlock::Ruleset;
 use super::mounts::{self, Failed, at_step};
 use super::plan::USER;
 use super::{guardian, sys};
@@ -39,12 +37,8 @@ const COULD_NOT_SERVE: i32 = 73;
 pub(super) struct Setup<'a> {
     /// Bounds of its files and pids.
     pub(super) shape: Shape,
-    /// Bounds of each process.
-    pub(super) limits: &'a Values,
-    /// System call filters, in order.
-    pub(super) filters: &'a [Program],
-    /// What Landlock can hold here.
-    pub(super) landlock: Option<Support>,
+    /// What binds its processes.
+    pub(super) lockdown: &'a Lockdown,
     /// Tasks files of its group; empty if it was born in it or there is none.
     pub(super) groups: &'a [OwnedFd],
 }
@@ -84,7 +78,10 @@ fn build(
     keeper: BorrowedFd<'_>,
 ) -> Result<OwnedFd, Failed> {
     let mapped = control::receive::<()>(keeper, RecvFlags::empty());
-    at_step("waiting for ids", mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())))?;
+    at_step(
+        "waiting for ids",
+        mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())),
+    )?;
     // Before any file is made: nobody else has an id here.
     at_step("taking on the sandbox's id", guardian::become_id(USER))?;
     // After the change of id, which would clear it.
@@ -140,19 +137,9 @@ fn keep_two(engine: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed
 }
 
 fn lock_down(setup: &Setup<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed> {
-    at_step("bounding resources", setup.limits.apply())?;
-    at_step("giving up capabilities", caps::give_up())?;
-    let dumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    at_step("closing its memory", dumpable)?;
-    at_step("giving up privileges", caps::no_new_privileges())?;
-    let rules = setup.landlock.map(Ruleset::new).transpose();
+    let rules = setup.lockdown.landlock.map(Ruleset::new).transpose();
     let rules = at_step("making file rules", rules)?;
-    if let Some(rules) = &rules {
-        at_step("applying file rules", rules.restrict_self())?;
-    }
-    for filter in setup.filters {
-        at_step("filtering system calls", filter.install())?;
-    }
+    at_step("locking down", setup.lockdown.bind(rules.as_ref()))?;
     let files: Vec<BorrowedFd<'_>> = rules.iter().map(AsFd::as_fd).collect();
     at_step("reporting", control::send(keeper, &Standing::Up, &files))
 }

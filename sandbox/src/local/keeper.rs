@@ -15,9 +15,6 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::control::{self, End, FromKeeper, KeeperBoot, ToKeeper};
 use super::launcher::drain;
-use super::lockdown::landlock::Support;
-use super::lockdown::rlimits::Values;
-use super::lockdown::seccomp::Program;
 use super::mounts::{self, Failed, at_step};
 use super::sys;
 
@@ -39,9 +36,18 @@ const STAND_MAX_MS: u64 = 5_000;
 /// Runs until the engine ends. `files`: the engine's socket.
 pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
     let Ok([engine]) = <[OwnedFd; 1]>::try_from(files) else { return COULD_NOT_SERVE };
+    let to_engine = match rustix::io::fcntl_dupfd_cloexec(&engine, 0) {
+        Ok(socket) => socket,
+        Err(_) => return COULD_NOT_SERVE,
+    };
     match Keeper::start(boot, engine).and_then(|mut keeper| keeper.serve()) {
         Ok(()) => ENGINE_GONE,
-        Err((_, error)) => error.raw_os_error().unwrap_or(COULD_NOT_SERVE),
+        Err((step, error)) => {
+            let why = format!("{step}: {error}");
+            // Nobody else can be told.
+            let _ = control::send(&to_engine, &FromKeeper::Failed { why }, &[]);
+            COULD_NOT_SERVE
+        }
     }
 }
 
@@ -59,10 +65,6 @@ struct Keeper {
     boot: KeeperBoot,
     engine: OwnedFd,
     children: OwnedFd,
-    limits: Values,
-    sandbox_filters: Vec<Program>,
-    zygote_filters: Vec<Program>,
-    landlock: Option<Support>,
     expected: Expected,
     /// Serves; and the one that will.
     zygote: Option<Zygote>,
@@ -96,15 +98,8 @@ impl Keeper {
         at_step("bringing the loopback up", sys::loopback_up())?;
         at_step("naming the host", rustix::system::sethostname(b"template"))?;
         let children = at_step("watching children", sys::child_events())?;
-        let programs =
-            |bytes: &[Vec<u8>]| bytes.iter().map(|bytes| Program::from_bytes(bytes)).collect();
-        let landlock = Support::find();
         Ok(Self {
-            limits: boot.locks.limits(),
-            sandbox_filters: programs(&boot.locks.sandbox_filters),
-            zygote_filters: programs(&boot.locks.zygote_filters),
             expected: Expected::of(&boot),
-            landlock,
             boot,
             engine,
             children,
@@ -142,10 +137,8 @@ impl Keeper {
     }
 
     fn wait(&self) -> Result<Vec<Ready>, Failed> {
-        let mut asked = vec![
-            (Ready::Children, self.children.as_fd()),
-            (Ready::Engine, self.engine.as_fd()),
-        ];
+        let mut asked =
+            vec![(Ready::Children, self.children.as_fd()), (Ready::Engine, self.engine.as_fd())];
         if let Some(zygote) = &self.zygote {
             asked.push((Ready::Zygote, zygote.socket()));
             asked.extend(zygote.errors().map(|errors| (Ready::ZygoteErrors, errors)));
@@ -276,7 +269,7 @@ impl Keeper {
             let Some(order) = zygote.next_order() else { return Ok(()) };
             let (slot, worker) = (order.slot, order.worker);
             let asked = match self.skeletons.get(&slot).and_then(Skeleton::up) {
-                Some(up) => zygote.ask(order, up.init(), up.rules(), sys::now_ms() ),
+                Some(up) => zygote.ask(order, up.init(), up.rules(), sys::now_ms()),
                 None => Err(io::ErrorKind::NotFound.into()),
             };
             match asked {
@@ -325,10 +318,8 @@ impl Keeper {
             None => Err("its sandbox is gone".to_owned()),
         };
         match seen.and_then(|inside| Ok((inside, open(pid)?))) {
-            Ok((inside, handle)) => self.say(
-                &FromKeeper::Worker { slot, worker: number, pid: inside },
-                &[handle.as_fd()],
-            ),
+            Ok((inside, handle)) => self
+                .say(&FromKeeper::Worker { slot, worker: number, pid: inside }, &[handle.as_fd()]),
             Err(why) => {
                 kill(pid);
                 // Its end must not be told as that of a worker that was ready.

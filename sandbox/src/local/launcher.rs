@@ -37,11 +37,7 @@ pub(super) fn report_failure(engine: BorrowedFd<'_>, (step, error): &Failed) {
     let _ = control::send(engine, &FromLauncher::Failed { why, errno }, &[]);
 }
 
-fn serve(
-    boot: &LauncherBoot,
-    engine: BorrowedFd<'_>,
-    image: BorrowedFd<'_>,
-) -> Result<(), Failed> {
+fn serve(boot: &LauncherBoot, engine: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<(), Failed> {
     at_step(
         "asking to end with the guardian",
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)),
@@ -119,7 +115,8 @@ fn start_keeper(ids: Ids, image: BorrowedFd<'_>, files: Vec<OwnedFd>) -> Result<
     let cloned = at_step("making namespaces", sys::clone_process(sys::NAMESPACES, None))?;
     let Cloned::Parent { child, pidfd: _ } = cloned else {
         drop(go);
-        let failed = guardian::become_root(wait).map(|()| entry::become_anew(image, &boot, &[socket.as_fd()]));
+        let failed = guardian::become_root(wait)
+            .map(|()| entry::become_anew(image, &boot, &[socket.as_fd()]));
         let error = failed.unwrap_or_else(|error| error);
         sys::end(error.raw_os_error().unwrap_or(COULD_NOT_SERVE));
     };

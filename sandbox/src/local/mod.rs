@@ -3,4 +3,25 @@
 
 pub mod cgroup;
 pub mod lockdown;
+pub mod mode;
 pub mod options;
+pub mod probe;
+pub mod template;
+
+mod control;
+mod engine;
+mod entry;
+mod guardian;
+mod host;
+mod init;
+mod keeper;
+mod launcher;
+mod mounts;
+mod plan;
+mod state;
+mod sys;
+mod wire;
+
+pub use engine::{LocalProvider, StartError};
+pub use entry::entry;
+pub use host::Launcher;

@@ -61,21 +61,47 @@ pub(super) fn gather(sources: &[Source]) -> Result<(), Failed> {
             locked |= libc::MOUNT_ATTR_NODEV;
         }
         at_step(shown(), sys::set_tree_flags(tree.as_fd(), locked))?;
-        trees.push(tree);
+        // Asked now: what is mounted next may cover it.
+        let kind = at_step(shown(), rustix::fs::fstat(&tree))?.st_mode;
+        let folder = rustix::fs::FileType::from_raw_mode(kind).is_dir();
+        trees.push((tree, folder));
     }
     let base = Path::new(GATHER_AT);
     tmpfs(base, "size=1m,nr_inodes=512,mode=755")?;
     for folder in [SOURCES, NEW_ROOT, "/proc", "/old"] {
         folder_at(&below(base, folder))?;
     }
-    for (source, tree) in sources.iter().zip(trees) {
+    for (source, (tree, folder)) in sources.iter().zip(trees) {
         let place = below(base, SOURCES).join(&source.name);
-        if source.path.is_dir() { folder_at(&place)? } else { file_at(&place, "")? }
+        if folder {
+            folder_at(&place)?
+        } else {
+            file_at(&place, "")?
+        }
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         let moved = rustix::mount::move_mount(&tree, "", CWD, &place, flags);
         at_step(format!("showing {}", source.path.display()), moved)?;
     }
-    Ok(())
+    show_loader(base)
+}
+
+/// Our own program is started once more where only this can be seen, and its loader and libraries
+/// are found at the usual places.
+fn show_loader(base: &Path) -> Result<(), Failed> {
+    let link = |name: &str, target: &Path| {
+        at_step(format!("linking {name}"), symlink(target, base.join(name)))
+    };
+    link("usr", Path::new("s/usr"))?;
+    for name in ["lib", "lib32", "lib64"] {
+        let path = Path::new("/").join(name);
+        if let Ok(target) = fs::read_link(&path) {
+            link(name, &target)?;
+        } else if path.is_dir() {
+            link(name, &Path::new("s").join(name))?;
+        }
+    }
+    folder_at(&base.join("etc"))?;
+    link("etc/ld.so.cache", Path::new("/s/etc-ld.so.cache"))
 }
 
 /// Makes what was gathered the root of this namespace, with a view of its own processes; nothing
@@ -83,9 +109,13 @@ pub(super) fn gather(sources: &[Source]) -> Result<(), Failed> {
 pub(super) fn enter_gathered() -> Result<(), Failed> {
     // A mount that was copied from a namespace with more rights cannot be a root; its own bind
     // can.
-    at_step("binding the launcher's root", rustix::mount::mount_bind_recursive(GATHER_AT, GATHER_AT))?;
-    pivot(Path::new(GATHER_AT), "old")?;
-    proc_at(Path::new("/proc"))
+    at_step(
+        "binding the launcher's root",
+        rustix::mount::mount_bind_recursive(GATHER_AT, GATHER_AT),
+    )?;
+    // The kernel gives a new one only where another one can be seen.
+    proc_at(&below(Path::new(GATHER_AT), "/proc"))?;
+    pivot(Path::new(GATHER_AT), "old")
 }
 
 /// Builds the root of a template and makes it the root of this namespace.
@@ -127,7 +157,8 @@ pub(super) fn close_sysctl() -> Result<(), Failed> {
 /// Hides all processes: what runs here has no business with any.
 pub(super) fn hide_processes() -> Result<(), Failed> {
     let flags = QUIET | MountFlags::NOEXEC | MountFlags::RDONLY;
-    let mounted = rustix::mount::mount("none", "/proc", "tmpfs", flags, Some(c"size=0,nr_inodes=2"));
+    let mounted =
+        rustix::mount::mount("none", "/proc", "tmpfs", flags, Some(c"size=0,nr_inodes=2"));
     at_step("hiding processes", mounted)
 }
 
@@ -135,10 +166,13 @@ fn place(path: &Path, entry: &Entry) -> Result<(), Failed> {
     match entry {
         Entry::Folder => folder_at(path),
         Entry::File(text) => file_at(path, text),
-        Entry::Link(target) => at_step(format!("linking {}", path.display()), symlink(target, path)),
+        Entry::Link(target) => {
+            at_step(format!("linking {}", path.display()), symlink(target, path))
+        }
         Entry::Empty => {
             let flags = QUIET | MountFlags::RDONLY;
-            let mounted = rustix::mount::mount("none", path, "tmpfs", flags, Some(c"size=0,nr_inodes=2"));
+            let mounted =
+                rustix::mount::mount("none", path, "tmpfs", flags, Some(c"size=0,nr_inodes=2"));
             at_step(format!("covering {}", path.display()), mounted)
         }
         Entry::Bind { from, allow } => bind(&Path::new(SOURCES).join(from), path, *allow),

@@ -132,8 +132,8 @@ pub(super) struct Facts {
     pub(super) usr_hidden: Vec<String>,
     /// Where the environment of the template is below the store.
     pub(super) environment: Option<PathBuf>,
-    /// Names of data folders.
-    pub(super) data: Vec<String>,
+    /// Data folders: name, and where they are among the sources.
+    pub(super) data: BTreeMap<String, PathBuf>,
     /// Our own programs: name to text.
     pub(super) programs: BTreeMap<String, String>,
 }
@@ -190,8 +190,8 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     if let Some(environment) = &facts.environment {
         plan.bind("opt/env", Path::new("store").join(environment), Use::Run);
     }
-    for name in &facts.data {
-        plan.bind(&format!("data/{name}"), &data_source(name), Use::Read);
+    for (name, from) in &facts.data {
+        plan.bind(&format!("data/{name}"), from, Use::Read);
     }
     for (name, text) in &facts.programs {
         plan.add(&format!("opt/sandpit/{name}"), Entry::File(text.clone()));
@@ -199,8 +199,7 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     for name in DEVICES {
         plan.bind(&format!("dev/{name}"), &device_source(name), Use::Device);
     }
-    for (name, target) in
-        [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         plan.add(&format!("dev/{name}"), Entry::Link(format!("/proc/self/{target}")));
     }

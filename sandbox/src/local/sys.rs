@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 use sandpit_messages::time::Moment;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// All namespaces of a sandbox but its view of control groups, which it leaves after it joined
 /// its own.
@@ -223,8 +225,7 @@ pub(super) fn child_events() -> io::Result<OwnedFd> {
     }
     // SAFETY: `set` is initialized.
     // WHY: rustix has no signalfd.
-    let fd =
-        unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    let fd = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -290,8 +291,10 @@ pub(super) fn loopback_up() -> io::Result<()> {
     name[0] = b'l'.cast_signed();
     name[1] = b'o'.cast_signed();
     let flags = i16::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("small flags");
-    let request =
-        libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    let request = libc::ifreq {
+        ifr_name: name,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
     // SAFETY: the request is what this ioctl reads, and it outlives the call.
     // WHY: rustix cannot set the flags of an interface.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
@@ -362,6 +365,21 @@ pub(super) fn cpu_time_of(pid: i32) -> Duration {
     let time = unsafe { time.assume_init() };
     Duration::from_secs(time.tv_sec.unsigned_abs())
         + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+}
+
+/// Hears when `file` is ready, on the runtime that calls. The file stays its owner's.
+///
+/// # Errors
+/// Outside a runtime's reach, or out of memory.
+pub(super) fn listen(
+    file: BorrowedFd<'_>,
+    interest: Interest,
+) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: the descriptor is borrowed for as long as the registration lives, so its number
+    // cannot come to mean another file meanwhile.
+    // WHY: the constructor is unsafe for types that only name a descriptor, and has no other.
+    let registered = unsafe { AsyncFd::register_with_interest(file, interest) };
+    registered.map_err(io::Error::from)
 }
 
 /// Writes `text` to a file of the kernel's in one call, as such files want it.

@@ -85,11 +85,7 @@ fn candidates(program: &str, env: &BTreeMap<String, String>) -> Vec<String> {
     path.split(':').map(|folder| format!("{folder}/{program}")).collect()
 }
 
-fn exec_first(
-    candidates: &[CString],
-    arguments: &[CString],
-    environment: &[CString],
-) -> io::Error {
+fn exec_first(candidates: &[CString], arguments: &[CString], environment: &[CString]) -> io::Error {
     let arguments: Vec<&CStr> = arguments.iter().map(CString::as_c_str).collect();
     let environment: Vec<&CStr> = environment.iter().map(CString::as_c_str).collect();
     let mut kept = io::Error::from_raw_os_error(libc::ENOENT);

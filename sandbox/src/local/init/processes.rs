@@ -42,7 +42,8 @@ pub(super) fn living() -> Living {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let Some(seen) = fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(read)
+        let Some(seen) =
+            fs::read_to_string(format!("/proc/{pid}/stat")).ok().as_deref().and_then(read)
         else {
             continue;
         };

@@ -1,16 +1,17 @@
 //! A sandbox without a worker: namespaces, root and init.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal};
 
 use super::super::control::{self, FromKeeper, Shape};
+use super::super::guardian;
 use super::super::init::{self, Setup, Standing};
 use super::super::mounts::{Failed, at_step};
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
-use super::super::guardian;
 use super::verify::{self, Seen};
 use super::{Keeper, STAND_MAX_MS};
 
@@ -24,8 +25,14 @@ pub(super) struct Skeleton {
 
 #[derive(Debug)]
 enum Stage {
-    StandingUp { socket: OwnedFd, deadline: u64 },
-    Up { rules: Option<OwnedFd>, seen: Box<Seen> },
+    StandingUp {
+        socket: OwnedFd,
+        deadline: u64,
+    },
+    Up {
+        rules: Option<OwnedFd>,
+        seen: Box<Seen>,
+    },
     /// Why it was killed.
     Failed(String),
 }
@@ -131,8 +138,8 @@ impl Keeper {
         files: Vec<OwnedFd>,
     ) -> Result<Skeleton, Failed> {
         let mut files = files.into_iter();
-        let socket = files.next().ok_or(std::io::ErrorKind::InvalidData.into());
-        let socket: OwnedFd = at_step("taking its socket", socket)?;
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let socket = at_step("taking its socket", files.next().ok_or_else(invalid))?;
         let groups: Vec<OwnedFd> = files.collect();
         let group = groups.first().filter(|_| into).map(AsFd::as_fd);
         let (ours, theirs) = at_step("making a socket", control::pair())?;
@@ -140,9 +147,7 @@ impl Keeper {
         let Cloned::Parent { child, pidfd } = cloned else {
             let setup = Setup {
                 shape,
-                limits: &self.limits,
-                filters: &self.sandbox_filters,
-                landlock: self.landlock,
+                lockdown: &self.boot.lockdown,
                 groups: if into { &[] } else { &groups },
             };
             init::run(&setup, socket.as_fd(), theirs.as_fd());
@@ -216,7 +221,8 @@ impl Keeper {
 }
 
 fn map(ids: Ids, slot: u32, child: Pid, go: Option<BorrowedFd<'_>>) -> Result<(), Failed> {
-    let go = at_step("taking its socket", go.ok_or(std::io::Error::from_raw_os_error(libc::EBADF)))?;
+    let gone = || io::Error::from(io::ErrorKind::NotConnected);
+    let go = at_step("taking its socket", go.ok_or_else(gone))?;
     let map = ids.of_sandbox(slot);
     at_step("mapping group ids", guardian::write_proc(child, "gid_map", &map))?;
     at_step("mapping user ids", guardian::write_proc(child, "uid_map", &map))?;

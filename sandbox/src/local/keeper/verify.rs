@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use super::super::control::KeeperBoot;
-use super::super::plan::{Ids, USER};
+use super::super::plan::Ids;
 
 /// What must be the same for every process of this template.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +20,8 @@ impl Expected {
     pub(super) fn of(boot: &KeeperBoot) -> Self {
         Self {
             ids: boot.ids,
-            sandbox_filters: boot.locks.sandbox_filters.len(),
-            zygote_filters: boot.locks.zygote_filters.len(),
+            sandbox_filters: boot.lockdown.filters.sandbox.len(),
+            zygote_filters: boot.lockdown.filters.zygote.len(),
         }
     }
 }
@@ -52,11 +52,7 @@ impl Namespaces {
 ///
 /// # Errors
 /// The first thing that is not as it must be.
-pub(super) fn worker(
-    pid: i32,
-    expected: &Expected,
-    init: &Seen,
-) -> Result<u32, String> {
+pub(super) fn worker(pid: i32, expected: &Expected, init: &Seen) -> Result<u32, String> {
     let seen = Seen::of(pid)?;
     if seen.namespaces != init.namespaces {
         return Err("it is not in the namespaces of its sandbox".to_owned());

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
 use super::super::control::{self, ForkOrder, FromKeeper, FromZygote};
-use super::super::lockdown::caps;
+use super::super::lockdown::seccomp::Program;
 use super::super::mounts::{self, Failed, at_step};
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
@@ -77,8 +77,8 @@ pub(super) struct Zygote {
 /// What a zygote is told, in its own words.
 #[derive(Serialize)]
 struct Told<'a> {
-    filters: Vec<String>,
-    rlimits: Vec<(u32, u64)>,
+    filters: &'a [Program],
+    rlimits: &'a [(u32, u64)],
     nice: i32,
     drop_groups: bool,
     warmup: &'a str,
@@ -185,21 +185,17 @@ impl Keeper {
         }
     }
 
-    fn begin_zygote(
-        &self,
-        zygote: u64,
-        into: bool,
-        groups: &[OwnedFd],
-    ) -> Result<Zygote, Failed> {
+    fn begin_zygote(&self, zygote: u64, into: bool, groups: &[OwnedFd]) -> Result<Zygote, Failed> {
         // Older kernels, or a view without it: the worker looks at its number by itself.
         let _ = sys::write_once(Path::new("/proc/sys/kernel/ns_last_pid"), LAST_PID);
         let (ours, theirs) = at_step("making a socket", control::pair())?;
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
         let (errors, their_errors) = at_step("making a pipe", pipe)?;
+        let lockdown = &self.boot.lockdown;
         let told = Told {
-            filters: self.boot.locks.sandbox_filters.iter().map(|code| hex(code)).collect(),
-            rlimits: self.limits.numbers(),
-            nice: self.limits.nice,
+            filters: &lockdown.filters.sandbox,
+            rlimits: &lockdown.limits.numbers,
+            nice: lockdown.limits.nice,
             drop_groups: self.boot.ids == Ids::Own,
             warmup: &self.boot.zygote.warmup,
         };
@@ -259,10 +255,7 @@ impl Keeper {
         for (file, number) in [(errors, 1), (errors, 2), (control, 3)] {
             at_step("placing descriptors", sys::put_at(file.as_fd(), number))?;
         }
-        at_step("giving up privileges", caps::no_new_privileges())?;
-        for filter in &self.zygote_filters {
-            at_step("filtering system calls", filter.install())?;
-        }
+        at_step("locking down", self.boot.lockdown.bind_zygote())?;
         let program = arguments[0].clone();
         let arguments: Vec<_> = arguments.iter().map(CString::as_c_str).collect();
         let env: Vec<_> = env.iter().map(CString::as_c_str).collect();
@@ -382,13 +375,4 @@ impl Keeper {
         self.say(&FromKeeper::ZygoteGone { zygote: zygote.zygote, why, served }, &[])?;
         Ok(true)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -76,7 +76,7 @@ fn data_may_be_read_and_not_run_and_the_environment_may_be_run() {
     let plan = template_root(&Facts {
         own_python: true,
         environment: Some(PathBuf::from("env/abc")),
-        data: vec!["market".to_owned()],
+        data: BTreeMap::from([("market".to_owned(), PathBuf::from(data_source("market")))]),
         ..facts()
     });
     assert_eq!(at(&plan, "data/market"), [&bind("data-market", Use::Read)]);

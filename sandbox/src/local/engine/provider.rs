@@ -1,0 +1,482 @@
+//! The engine as a [`Provider`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use sandpit_messages::id::{ExecId, SandboxId};
+use tokio::sync::{Notify, broadcast, mpsc};
+
+use super::super::cgroup::GroupLimits;
+use super::super::control::{FromInit, KeeperBoot, ToInit, ZygoteSpec};
+use super::super::host;
+use super::super::lockdown::Lockdown;
+use super::super::lockdown::rlimits::SumHeldBy;
+use super::super::options::TemplateSpec;
+use super::super::plan::{self, Ids};
+use super::super::template::{self as store, INSIDE_PYTHON};
+use super::super::wire::Order;
+use super::link::{Keeper, Skeleton, lock};
+use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
+use super::template::{Readiness, Template};
+use super::{Engine, LocalProvider, MIB, group_limits, run};
+use crate::provider::{
+    CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease, Limits,
+    Progress, Provider, ProviderError, Sample, SandboxInfo, TemplateInfo,
+};
+
+/// Our own programs, as sandboxes see them below `/opt/sandpit`.
+const ZYGOTE: &str = include_str!("../../../python/zygote.py");
+const WORKER: &str = include_str!("../../../python/worker.py");
+
+/// Longest a zygote may import and warm up. numpy and pandas take half a second.
+const WARM_MAX_MS: u64 = 60_000;
+
+/// What the zygotes of one template may use: all its packages are imported here once.
+const ZYGOTE_LIMITS: GroupLimits = GroupLimits { memory: 2048 * MIB, pids: 64, cpu_milli: 2_000 };
+
+/// Events of one execution that wait for its caller. Output beyond is kept beside them and
+/// counted against the same bound.
+const EVENTS_MAX: usize = 16;
+
+/// Programs are looked for here.
+const PATH: &str = "/opt/env/bin:/opt/python/bin:/usr/local/bin:/usr/bin:/bin";
+
+#[async_trait]
+impl Provider for LocalProvider {
+    fn descriptor(&self) -> Descriptor {
+        let isolation = match self.engine.ids {
+            Ids::Own => "privileged",
+            Ids::Shared => "unprivileged",
+        };
+        Descriptor {
+            kind: "local",
+            isolation: isolation.to_owned(),
+            limits_enforced: self.engine.enforced.clone(),
+        }
+    }
+
+    async fn prepare(
+        &self,
+        template: &str,
+        progress: Progress,
+    ) -> Result<TemplateInfo, ProviderError> {
+        self.engine.prepare(template, &progress).await
+    }
+
+    fn templates(&self) -> Vec<String> {
+        self.engine.options.templates.keys().cloned().collect()
+    }
+
+    async fn create(&self, request: CreateRequest) -> Result<Created, ProviderError> {
+        self.engine.create(&request).await
+    }
+
+    async fn adopt(&self, sandbox: SandboxId, lease: Lease) -> Result<(), ProviderError> {
+        let sandbox = self.engine.find(sandbox)?;
+        self.engine.adopt(&sandbox, lease).await
+    }
+
+    async fn destroy(&self, sandbox: SandboxId) -> Result<Destroyed, ProviderError> {
+        self.engine.destroy(sandbox).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxInfo>, ProviderError> {
+        let made = lock(&self.engine.sandboxes);
+        let made = made.values().filter_map(|entry| entry.made.get());
+        let info = |sandbox: &Arc<Sandbox>| SandboxInfo {
+            sandbox: sandbox.id,
+            template: sandbox.template.info.name.clone(),
+        };
+        Ok(made.map(info).collect())
+    }
+
+    async fn exec(
+        &self,
+        sandbox: SandboxId,
+        request: ExecRequest,
+    ) -> Result<ExecStream, ProviderError> {
+        let sandbox = self.engine.find(sandbox)?;
+        let queued_max = self.engine.options.bounds.queued_max;
+        let queued = sandbox.queued.fetch_add(1, Ordering::AcqRel);
+        let place = run::Queued::new(Arc::clone(&sandbox));
+        if queued >= queued_max {
+            return Err(ProviderError::Busy { queued: queued_max });
+        }
+        let interrupt = Arc::new(Notify::new());
+        lock(&sandbox.runs).insert(request.exec, Arc::clone(&interrupt));
+        let (events, stream) = mpsc::channel(EVENTS_MAX);
+        let engine = Arc::clone(&self.engine);
+        tokio::spawn(run::run(engine, place, request, interrupt, events));
+        Ok(ExecStream::new(stream))
+    }
+
+    async fn interrupt(&self, sandbox: SandboxId, exec: ExecId) -> Result<(), ProviderError> {
+        let sandbox = self.engine.find(sandbox)?;
+        let run = lock(&sandbox.runs).get(&exec).cloned();
+        // One permit is kept for an execution that has not begun to listen.
+        run.iter().for_each(|run| run.notify_one());
+        Ok(())
+    }
+
+    async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
+        let sandbox = self.engine.find(sandbox)?;
+        self.engine.sample(&sandbox).await
+    }
+
+    fn endings(&self) -> broadcast::Receiver<Ending> {
+        self.engine.endings.subscribe()
+    }
+}
+
+fn failed(why: impl ToString) -> ProviderError {
+    ProviderError::Failed { why: why.to_string(), maybe_done: false }
+}
+
+// Templates.
+impl Engine {
+    async fn prepare(
+        self: &Arc<Self>,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<TemplateInfo, ProviderError> {
+        let _one = self.preparing.lock().await;
+        let known = lock(&self.templates).get(name).cloned();
+        if let Some(template) = known
+            && !matches!(&*template.readiness.borrow(), Readiness::Broken(_))
+        {
+            template.up().await?;
+            return Ok(template.info.clone());
+        }
+        let spec = self.options.templates.get(name);
+        let spec = spec.ok_or_else(|| ProviderError::NoSuchTemplate { name: name.to_owned() })?;
+        let broken = |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
+        let programs = [WORKER, ZYGOTE].concat();
+        let made = store::prepare(&self.options, spec, &programs, progress)
+            .await
+            .map_err(|error| broken(error.explain()))?;
+        if made.interpreter.prefix != self.interpreter.prefix {
+            return Err(broken(format!(
+                "Python is now at {}, and was at {} when the engine started; restart it",
+                made.interpreter.prefix.display(),
+                self.interpreter.prefix.display()
+            )));
+        }
+        let info = TemplateInfo {
+            name: name.to_owned(),
+            digest: made.digest.clone(),
+            limits: spec.limits,
+        };
+        progress.say("importing packages", None);
+        let boot = self.boot(spec, &made).map_err(broken)?;
+        let number = self.number();
+        let group = self
+            .stock(|stock| stock.backend().group(&format!("tpl-{number}"), ZYGOTE_LIMITS))
+            .ok_or_else(|| failed("the engine is closed"))?
+            .map_err(failed)?;
+        let template = Arc::new(Template::new(info.clone(), boot, group));
+        // An older one that broke keeps its sandboxes; its group goes with the engine.
+        lock(&self.templates).insert(name.to_owned(), Arc::clone(&template));
+        self.start_keeper(&template).map_err(failed)?;
+        template.up().await?;
+        Ok(info)
+    }
+
+    fn boot(&self, spec: &TemplateSpec, made: &store::Template) -> Result<KeeperBoot, String> {
+        let environment = made
+            .environment
+            .strip_prefix(&self.options.store)
+            .map_err(|_| format!("{} is not in the store", made.environment.display()))?;
+        let data = self.data(spec)?;
+        let programs = BTreeMap::from([
+            ("zygote.py".to_owned(), ZYGOTE.to_owned()),
+            ("worker.py".to_owned(), WORKER.to_owned()),
+        ]);
+        let facts = host::facts(&self.interpreter, environment.to_owned(), data, programs);
+        let memory = u64::from(spec.limits.memory_mb) * MIB;
+        let bounds = &self.options.bounds;
+        let lockdown = Lockdown::new(bounds, memory, self.held_by, self.zygote_clone)
+            .map_err(|error| error.to_string())?;
+        let zygote = ZygoteSpec {
+            python: INSIDE_PYTHON.to_owned(),
+            arguments: ["-s", "-B", "/opt/sandpit/zygote.py"].map(str::to_owned).into(),
+            env: self.zygote_env(),
+            warmup: spec.warmup.clone(),
+            warm_max_ms: WARM_MAX_MS,
+        };
+        Ok(KeeperBoot { ids: self.ids, plan: plan::template_root(&facts), lockdown, zygote })
+    }
+
+    /// Data folders of a template: name, and where the launcher was shown them.
+    fn data(&self, spec: &TemplateSpec) -> Result<BTreeMap<String, PathBuf>, String> {
+        let mut data = BTreeMap::new();
+        for (name, folder) in &spec.data {
+            let shown = plan::data_source(name);
+            let from = if let Ok(below) = folder.strip_prefix(&self.options.store) {
+                Path::new("store").join(below)
+            } else if lock(&self.shown).contains(&shown) {
+                PathBuf::from(shown)
+            } else {
+                return Err(format!(
+                    "its data folder {} was not there when the engine started; restart it, or put \
+                     the folder below {}",
+                    folder.display(),
+                    self.options.store.display()
+                ));
+            };
+            if !folder.is_dir() {
+                return Err(format!("its data folder {} is not there", folder.display()));
+            }
+            data.insert(name.clone(), from);
+        }
+        Ok(data)
+    }
+
+    /// Environment of every process in a sandbox, before its holder's.
+    pub(super) fn base_env(&self) -> BTreeMap<String, String> {
+        let mut env: BTreeMap<String, String> = [
+            ("PATH", PATH),
+            ("HOME", "/home/user"),
+            ("USER", "user"),
+            ("LANG", "C.UTF-8"),
+            ("PYTHONDONTWRITEBYTECODE", "1"),
+            // One thread each: a threaded zygote cannot fork safely, and a sandbox has one
+            // processor.
+            ("OPENBLAS_NUM_THREADS", "1"),
+            ("OMP_NUM_THREADS", "1"),
+            ("MKL_NUM_THREADS", "1"),
+            ("NUMEXPR_NUM_THREADS", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        if let Some(path) = self.interpreter.library_path() {
+            env.insert("LD_LIBRARY_PATH".to_owned(), path.to_string_lossy().into_owned());
+        }
+        env
+    }
+
+    fn zygote_env(&self) -> BTreeMap<String, String> {
+        let mut env = self.base_env();
+        if self.options.huge_pages && huge_pages_allowed() {
+            env.insert("PYTHONMALLOC".to_owned(), "malloc".to_owned());
+            env.insert("GLIBC_TUNABLES".to_owned(), "glibc.malloc.hugetlb=1".to_owned());
+        }
+        env
+    }
+}
+
+/// Whether the kernel gives huge pages to those who ask.
+fn huge_pages_allowed() -> bool {
+    std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
+        .is_ok_and(|choice| !choice.contains("[never]"))
+}
+
+/// Gives up what a `create` that was dropped or failed had begun.
+struct Making<'a> {
+    engine: &'a Engine,
+    sandbox: SandboxId,
+    entry: &'a Arc<Entry>,
+    skeleton: Option<Arc<Skeleton>>,
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        if self.entry.made.initialized() && !self.entry.unwanted.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(skeleton) = &self.skeleton {
+            skeleton.kill();
+        }
+        let mut sandboxes = lock(&self.engine.sandboxes);
+        let ours = sandboxes.get(&self.sandbox).is_some_and(|entry| Arc::ptr_eq(entry, self.entry));
+        if ours && !self.entry.made.initialized() {
+            sandboxes.remove(&self.sandbox);
+        }
+    }
+}
+
+// Sandboxes.
+impl Engine {
+    pub(super) fn find(&self, sandbox: SandboxId) -> Result<Arc<Sandbox>, ProviderError> {
+        let entry = lock(&self.sandboxes).get(&sandbox).cloned();
+        entry
+            .and_then(|entry| entry.made.get().cloned())
+            .filter(|sandbox| !sandbox.skeleton.ending.load(Ordering::Acquire))
+            .ok_or(ProviderError::Gone(sandbox))
+    }
+
+    async fn create(self: &Arc<Self>, request: &CreateRequest) -> Result<Created, ProviderError> {
+        let name = &request.template;
+        let template = lock(&self.templates).get(name).cloned();
+        let unknown = || match self.options.templates.contains_key(name) {
+            true => failed(format!("template `{name}` is not prepared")),
+            false => ProviderError::NoSuchTemplate { name: name.clone() },
+        };
+        let template = template.ok_or_else(unknown)?;
+        let entry = {
+            let mut sandboxes = lock(&self.sandboxes);
+            let max = self.sandboxes_max();
+            if sandboxes.len() >= max && !sandboxes.contains_key(&request.sandbox) {
+                return Err(ProviderError::Quota { what: format!("sandboxes: {max} at most") });
+            }
+            Arc::clone(sandboxes.entry(request.sandbox).or_default())
+        };
+        let mut making =
+            Making { engine: self, sandbox: request.sandbox, entry: &entry, skeleton: None };
+        entry
+            .made
+            .get_or_try_init(|| self.make(request.sandbox, &template, &mut making.skeleton))
+            .await?;
+        if entry.unwanted.load(Ordering::Acquire) {
+            return Err(ProviderError::Gone(request.sandbox));
+        }
+        let digest = template.info.digest.clone();
+        Ok(Created { sandbox: request.sandbox, digest })
+    }
+
+    /// Makes one; tries once more where the zygote or the skeleton was at fault.
+    async fn make(
+        self: &Arc<Self>,
+        id: SandboxId,
+        template: &Arc<Template>,
+        kept: &mut Option<Arc<Skeleton>>,
+    ) -> Result<Arc<Sandbox>, ProviderError> {
+        let mut again = true;
+        loop {
+            let keeper = template.up().await?;
+            let error = match self.try_make(id, template, &keeper, kept).await {
+                Ok(sandbox) => return Ok(sandbox),
+                Err(error) => error,
+            };
+            if let Some(skeleton) = kept.take() {
+                skeleton.kill();
+            }
+            if !std::mem::take(&mut again) || !error.is_transient() {
+                return Err(error);
+            }
+            tracing::debug!(%error, "a sandbox could not be made; trying once more");
+        }
+    }
+
+    async fn try_make(
+        self: &Arc<Self>,
+        id: SandboxId,
+        template: &Arc<Template>,
+        keeper: &Arc<Keeper>,
+        kept: &mut Option<Arc<Skeleton>>,
+    ) -> Result<Arc<Sandbox>, ProviderError> {
+        let skeleton = match template.take_spare() {
+            Some(skeleton) => skeleton,
+            None => {
+                let (engine, keeper) = (Arc::clone(self), Arc::clone(keeper));
+                let limits = group_limits(template.info.limits, self.options.bounds.pids);
+                // Making a group waits for the kernel.
+                tokio::task::spawn_blocking(move || engine.build_skeleton(&keeper, limits))
+                    .await
+                    .map_err(failed)?
+                    .map_err(no_skeleton)?
+            }
+        };
+        *kept = Some(Arc::clone(&skeleton));
+        *lock(&skeleton.owner) = Some(id);
+        if let Err(why) = skeleton.built().await {
+            return Err(failed(format!("its namespaces could not be built: {why}")));
+        }
+        let worker = self.attach(template, &skeleton).await;
+        self.want_spares(template);
+        let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
+        let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
+        sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);
+        *sandbox.context.lock().await = Some(worker);
+        Ok(Arc::new(sandbox))
+    }
+
+    async fn adopt(&self, sandbox: &Sandbox, lease: Lease) -> Result<(), ProviderError> {
+        if let Some(limits) = lease.limits {
+            self.relimit(sandbox, limits)?;
+        }
+        let mut context = sandbox.context.lock().await;
+        if !lease.env.is_empty()
+            && let Some(worker) = &mut *context
+        {
+            let order = Order::Env { env: &lease.env }.encode(&[]);
+            write_all(&worker.channel, &order).await.map_err(failed)?;
+        }
+        *lock(&sandbox.env) = lease.env;
+        Ok(())
+    }
+
+    /// Other limits than the template's. Every process is bound by those from its start on, so
+    /// more memory cannot be given.
+    fn relimit(&self, sandbox: &Sandbox, limits: Limits) -> Result<(), ProviderError> {
+        let had = sandbox.template.info.limits;
+        if limits == had {
+            return Ok(());
+        }
+        let unsupported = |what: &str| Err(ProviderError::Unsupported { what: what.to_owned() });
+        if self.held_by == SumHeldBy::Watchdog {
+            return unsupported("changing limits without control groups");
+        }
+        if limits.memory_mb > had.memory_mb {
+            return unsupported("more memory than the template has");
+        }
+        let limits = group_limits(limits, self.options.bounds.pids);
+        sandbox.skeleton.group.set_limits(limits).map_err(failed)
+    }
+
+    async fn destroy(&self, id: SandboxId) -> Result<Destroyed, ProviderError> {
+        let entry = lock(&self.sandboxes).get(&id).cloned();
+        let Some(entry) = entry else { return Ok(Destroyed { was_there: false }) };
+        entry.unwanted.store(true, Ordering::Release);
+        let Some(sandbox) = entry.made.get() else {
+            return Err(failed("it is still being made, and ends as soon as it is"));
+        };
+        sandbox.skeleton.kill();
+        let gone = tokio::time::timeout(self.options.bounds.destroy_max, sandbox.skeleton.gone());
+        if gone.await.is_ok() {
+            return Ok(Destroyed { was_there: true });
+        }
+        sandbox.skeleton.stuck.store(true, Ordering::Release);
+        tracing::error!(sandbox = %id, "a sandbox is stuck; what holds it is kept out of use");
+        Err(ProviderError::Failed {
+            why: "it was killed and is not gone yet; it counts until it is".to_owned(),
+            maybe_done: true,
+        })
+    }
+
+    async fn sample(&self, sandbox: &Sandbox) -> Result<Sample, ProviderError> {
+        let skeleton = &sandbox.skeleton;
+        let question = self.number();
+        let mut answers = skeleton.watch_command(question);
+        skeleton.order(&ToInit::Count { command: question }, &[]).await.map_err(failed)?;
+        let gone = ProviderError::Gone(sandbox.id);
+        let Some(FromInit::Counted { processes, disk, .. }) = answers.recv().await else {
+            return Err(gone);
+        };
+        let used = skeleton.group.usage().map_err(failed)?;
+        Ok(match used {
+            Some(used) => Sample {
+                cpu: used.cpu,
+                memory: used.memory,
+                disk,
+                processes: used.pids,
+                source: "cgroup",
+            },
+            None => Sample { disk, processes, ..run::usage_by_proc(sandbox) },
+        })
+    }
+}
+
+fn no_skeleton(error: std::io::Error) -> ProviderError {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::ENOSPC) => {
+            ProviderError::Quota { what: format!("what this machine gives ({error})") }
+        }
+        _ if error.kind() == std::io::ErrorKind::QuotaExceeded => {
+            ProviderError::Quota { what: "numbers for sandboxes".to_owned() }
+        }
+        _ => failed(error),
+    }
+}

@@ -1,0 +1,281 @@
+//! Runs one execution from its turn to its end: a cell in the worker, or a command below init.
+//!
+//! Everything from inside is read here, with bounds, on the runtime of whoever asked; every wait
+//! ends at a deadline that the sandbox cannot move.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use sandpit_messages::id::ExecId;
+use sandpit_messages::time::Moment;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc};
+
+use super::super::cgroup::none;
+use super::super::control::{self, Files, FromInit, ToInit};
+use super::super::state::{Effect, Event, Stopping};
+use super::super::sys;
+use super::Engine;
+use super::link::lock;
+use super::sandbox::Sandbox;
+use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Sample, Work};
+
+mod cell;
+mod command;
+mod output;
+
+use output::Output;
+
+/// Where everything runs that does not say where.
+const HOME: &str = "/home/user";
+
+/// A place in the queue of a sandbox.
+#[derive(Debug)]
+pub(super) struct Queued {
+    sandbox: Arc<Sandbox>,
+    exec: Option<ExecId>,
+}
+
+impl Queued {
+    /// Counted already.
+    pub(super) fn new(sandbox: Arc<Sandbox>) -> Self {
+        Self { sandbox, exec: None }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.sandbox.queued.fetch_sub(1, Ordering::AcqRel);
+        if let Some(exec) = self.exec {
+            lock(&self.sandbox.runs).remove(&exec);
+        }
+    }
+}
+
+/// What every execution needs.
+struct Run {
+    engine: Arc<Engine>,
+    sandbox: Arc<Sandbox>,
+    events: mpsc::Sender<ExecEvent>,
+    interrupt: Arc<Notify>,
+    stopping: Stopping,
+    started: Moment,
+}
+
+/// What is known when an execution ends, beside how long it took.
+struct Ended {
+    outcome: Outcome,
+    context_kept: bool,
+    stdout_dropped: u64,
+    stderr_dropped: u64,
+    cpu: Duration,
+    max_rss: u64,
+    survivors: u32,
+}
+
+impl Ended {
+    /// It ended before anything of it ran.
+    fn before(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            context_kept: true,
+            stdout_dropped: 0,
+            stderr_dropped: 0,
+            cpu: Duration::ZERO,
+            max_rss: 0,
+            survivors: 0,
+        }
+    }
+}
+
+/// Runs it. The last event is always [`ExecEvent::Done`].
+pub(super) async fn run(
+    engine: Arc<Engine>,
+    mut place: Queued,
+    request: ExecRequest,
+    interrupt: Arc<Notify>,
+    events: mpsc::Sender<ExecEvent>,
+) {
+    place.exec = Some(request.exec);
+    let sandbox = Arc::clone(&place.sandbox);
+    let started = sys::now();
+    let stopping = Stopping::new(started, request.time_max, engine.options.bounds.grace);
+    let mut run = Run { engine, sandbox, events, interrupt, stopping, started };
+    let mut ended = match &request.work {
+        Work::Cell { code, params } => run.cell(&request, code, params.as_deref()).await,
+        Work::Line(line) => {
+            run.command(&request, &["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]).await
+        }
+        Work::Program(arguments) => run.command(&request, arguments).await,
+    };
+    // Whoever ran out of memory takes the sandbox along, because nobody knows what else the
+    // kernel chose to kill.
+    if run.sandbox.ran_out_of_memory() && !matches!(ended.outcome, Outcome::Killed(_)) {
+        ended.outcome = Outcome::Killed(KilledBy::Memory);
+        run.sandbox.skeleton.kill();
+    }
+    let usable =
+        !run.sandbox.skeleton.ending.load(Ordering::Acquire) && run.sandbox.skeleton.is_up();
+    let done = Done {
+        outcome: ended.outcome,
+        context_kept: ended.context_kept && usable,
+        sandbox_usable: usable,
+        stdout_dropped: ended.stdout_dropped,
+        stderr_dropped: ended.stderr_dropped,
+        wall: sys::now().since(run.started),
+        cpu: ended.cpu,
+        max_rss: ended.max_rss,
+        survivors: ended.survivors,
+    };
+    drop(place);
+    // Whoever asked may have gone.
+    let _ = run.events.send(ExecEvent::Done(done)).await;
+}
+
+impl Run {
+    /// Time until something has to be decided.
+    fn until_deadline(&self) -> Duration {
+        match self.stopping.next_deadline() {
+            Some(at) => at.since(sys::now()),
+            // Everything was decided; the end is a matter of moments.
+            None => Duration::from_secs(1),
+        }
+    }
+
+    /// Takes an event in; what is to be done is returned.
+    fn step(&mut self, event: Event) -> Option<Effect> {
+        self.stopping.step(sys::now(), event)
+    }
+
+    /// The event that it wrote more than is ever read, if it did.
+    fn flooded(&self, streams: &[Output; 2]) -> Option<Event> {
+        let total: u64 = streams.iter().map(|stream| stream.total).sum();
+        (total > self.engine.options.bounds.output_max).then_some(Event::Flooded)
+    }
+
+    /// Passes on all that was kept.
+    async fn pass_on(&self, streams: &mut [Output; 2]) {
+        let [out, err] = streams;
+        // Whoever asked may have gone.
+        if out.is_pending() {
+            let _ = self.events.send(ExecEvent::Stdout(out.take_pending())).await;
+        }
+        if err.is_pending() {
+            let _ = self.events.send(ExecEvent::Stderr(err.take_pending())).await;
+        }
+    }
+
+    /// Where it runs.
+    fn cwd(request: &ExecRequest) -> &str {
+        request.cwd.as_deref().unwrap_or(HOME)
+    }
+
+    /// Writes the files of a request. `Err` says why not all of them were.
+    async fn write_files(&mut self, request: &ExecRequest) -> Result<(), NotWritten> {
+        if request.files.is_empty() {
+            return Ok(());
+        }
+        let list = request.files.iter();
+        let length = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let files = list.map(|(name, bytes)| (name.clone(), length(bytes))).collect();
+        let contents: Vec<&[u8]> = request.files.values().map(AsRef::as_ref).collect();
+        let sealed = control::sealed_value(&Files { files })
+            .and_then(|order| Ok((order, control::sealed("files", &contents)?)));
+        let (order, contents) = sealed.map_err(|error| NotWritten::Because(error.to_string()))?;
+        let number = self.engine.number();
+        let mut events = self.sandbox.skeleton.watch_command(number);
+        let files = [order.as_fd(), contents.as_fd()];
+        let ordered = self.sandbox.skeleton.order(&ToInit::Write { command: number }, &files).await;
+        ordered.map_err(|_| NotWritten::Lost)?;
+        loop {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = tokio::time::sleep(self.until_deadline()) => {
+                    let signal = libc::SIGKILL;
+                    // It ends the writer; a full socket means that init is stuck.
+                    let _ = self.sandbox.skeleton.order_now(&ToInit::Signal { command: number, signal });
+                    return Err(NotWritten::Because("it took longer than the time limit".to_owned()));
+                }
+            };
+            return match event {
+                Some(FromInit::Started { .. }) => continue,
+                Some(FromInit::Ended { end, .. }) if end.status == 0 => Ok(()),
+                Some(FromInit::Ended { end, .. }) => {
+                    let error = io::Error::from_raw_os_error((end.status >> 8) & 0xff);
+                    Err(NotWritten::Because(error.to_string()))
+                }
+                Some(FromInit::NotStarted { errno, .. }) => {
+                    Err(NotWritten::Because(io::Error::from_raw_os_error(errno).to_string()))
+                }
+                Some(FromInit::Counted { .. }) | None => Err(NotWritten::Lost),
+            };
+        }
+    }
+}
+
+/// Why files were not written.
+enum NotWritten {
+    /// The sandbox ended.
+    Lost,
+    /// The reason, in the system's words.
+    Because(String),
+}
+
+/// Passes on what one stream has.
+fn pass_one(permit: mpsc::Permit<'_, ExecEvent>, streams: &mut [Output; 2]) {
+    let [out, err] = streams;
+    permit.send(if out.is_pending() {
+        ExecEvent::Stdout(out.take_pending())
+    } else {
+        ExecEvent::Stderr(err.take_pending())
+    });
+}
+
+/// Hears when something can be read, on the runtime that calls.
+fn listen(file: &OwnedFd) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    sys::listen(file.as_fd(), Interest::READABLE)
+}
+
+/// Most memory of a process at once, in bytes; 0 if it is gone.
+fn peak_memory(pid: i32) -> u64 {
+    if pid <= 0 {
+        return 0;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+/// What a sandbox uses where no group counts it.
+pub(super) fn usage_by_proc(sandbox: &Sandbox) -> Sample {
+    let pid = sandbox.context.try_lock().ok().and_then(|context| Some(context.as_ref()?.outer));
+    let namespace =
+        pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| none::pid_namespace(pid).ok());
+    let used = namespace.and_then(|namespace| none::survey().ok()?.remove(&namespace));
+    let used = used.unwrap_or_default();
+    Sample {
+        cpu: used.cpu,
+        memory: used.resident,
+        disk: 0,
+        processes: used.threads,
+        source: "proc",
+    }
+}
+
+/// Environment of a command: ours, its holder's, its own.
+fn command_env(
+    engine: &Engine,
+    sandbox: &Sandbox,
+    request: &ExecRequest,
+) -> BTreeMap<String, String> {
+    let mut env = engine.base_env();
+    env.extend(lock(&sandbox.env).clone());
+    env.extend(request.env.clone());
+    env
+}

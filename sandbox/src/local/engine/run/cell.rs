@@ -1,0 +1,316 @@
+//! A cell: code that runs in the sandbox's worker and finds the variables of the cells before it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use sandpit_messages::time::Moment;
+use tokio::sync::watch;
+
+use super::super::super::state::{Effect, Event, Stopping, ended};
+use super::super::super::wire::{Decoder, Frame, Order};
+use super::super::super::{control, sys};
+use super::super::link::WorkerStage;
+use super::super::sandbox::{Context, NoWorker, READ_MAX, write_all};
+use super::output::{Output, Read};
+use super::{Ended, NotWritten, Run, listen, pass_one, peak_memory};
+use crate::provider::{ExecEvent, ExecRequest, Outcome};
+
+/// From the end of a worker's channel to the keeper's word that it ended. Past this it closed
+/// its channel and lives.
+const END_MAX: Duration = Duration::from_millis(250);
+
+/// What the worker has said of its cell.
+#[derive(Debug, Default)]
+struct Said {
+    result: Option<String>,
+    raised: Option<ExecEvent>,
+    done: bool,
+}
+
+impl Said {
+    fn is_empty(&self) -> bool {
+        self.result.is_none() && self.raised.is_none()
+    }
+}
+
+/// Why the loop around a cell ended.
+enum End {
+    /// The worker said so.
+    Done,
+    /// The worker ended.
+    Gone(control::End),
+    /// The sandbox ended.
+    Lost,
+}
+
+impl Run {
+    /// Waits for its turn, runs the cell, leaves the worker for the next one if it is still fit.
+    pub(super) async fn cell(
+        &mut self,
+        request: &ExecRequest,
+        code: &str,
+        params: Option<&str>,
+    ) -> Ended {
+        let sandbox = Arc::clone(&self.sandbox);
+        let mut turn = tokio::select! {
+            turn = sandbox.context.lock() => turn,
+            _ = sandbox.skeleton.gone() => return Ended::before(Outcome::Lost),
+            () = self.interrupt.notified() => {
+                return Ended::before(Outcome::Interrupted { timed_out: false });
+            }
+            () = self.events.closed() => {
+                return Ended::before(Outcome::Interrupted { timed_out: false });
+            }
+        };
+        // The time of a cell begins with its turn.
+        self.started = sys::now();
+        let grace = self.engine.options.bounds.grace;
+        self.stopping = Stopping::new(self.started, request.time_max, grace);
+        if let Some(unread) = self.before_cell(request).await {
+            return unread;
+        }
+        let context = match turn.take().filter(Context::is_alive) {
+            Some(context) => Ok(context),
+            None => self.engine.attach_again(&sandbox).await,
+        };
+        let mut context = match context {
+            Ok(context) => context,
+            Err(NoWorker(why)) => {
+                tracing::warn!(sandbox = %sandbox.id, %why, "a sandbox has no worker");
+                return Ended { context_kept: false, ..Ended::before(Outcome::Lost) };
+            }
+        };
+        let (ended, fit) = self.cell_in(&mut context, request, code, params).await;
+        if fit {
+            *turn = Some(context);
+        }
+        ended
+    }
+
+    /// Files first. What keeps them from being written is the cell's own failure.
+    async fn before_cell(&mut self, request: &ExecRequest) -> Option<Ended> {
+        match self.write_files(request).await {
+            Ok(()) => None,
+            Err(NotWritten::Lost) => Some(Ended::before(Outcome::Lost)),
+            Err(NotWritten::Because(why)) => {
+                let value = format!("the files of this execution could not be written: {why}");
+                let name = "OSError".to_owned();
+                let traceback = format!("{name}: {value}\n");
+                // Whoever asked may have gone.
+                let _ = self.events.send(ExecEvent::Raised { name, value, traceback }).await;
+                Some(Ended::before(Outcome::Raised))
+            }
+        }
+    }
+
+    async fn cell_in(
+        &mut self,
+        context: &mut Context,
+        request: &ExecRequest,
+        code: &str,
+        params: Option<&str>,
+    ) -> (Ended, bool) {
+        context.cells += 1;
+        let id = context.cells;
+        let cpu_before = sys::cpu_time_of(context.outer);
+        let order = Order::Run {
+            id,
+            env: &request.env,
+            cwd: Self::cwd(request),
+            code: code.len(),
+            params: params.is_some(),
+        };
+        let order = order.encode(&[code.as_bytes(), params.unwrap_or_default().as_bytes()]);
+        let kept = self.engine.options.bounds.output_kept;
+        let mut streams = [Output::new(kept), Output::new(kept)];
+        let mut said = Said::default();
+        // Whoever asked may have gone, and then the loop finds out.
+        let _ = self.events.try_send(ExecEvent::Started { pid: context.pid });
+        let mut decoder = std::mem::take(&mut context.decoder);
+        let order = (id, &order[..]);
+        let end = self.watch(context, &mut decoder, order, &mut streams, &mut said).await;
+        context.decoder = decoder;
+        let [out, err] = &mut streams;
+        out.drain(&context.output);
+        err.drain(&context.errors);
+        self.pass_on(&mut streams).await;
+        let [out, err] = &streams;
+        let mut told = Ended {
+            outcome: Outcome::Lost,
+            context_kept: false,
+            stdout_dropped: out.dropped,
+            stderr_dropped: err.dropped,
+            cpu: Duration::ZERO,
+            max_rss: 0,
+            survivors: 0,
+        };
+        match end {
+            End::Done => {
+                told.outcome = if said.raised.is_some() { Outcome::Raised } else { Outcome::Ok };
+                told.cpu = sys::cpu_time_of(context.outer).saturating_sub(cpu_before);
+                told.max_rss = peak_memory(context.outer);
+                told.context_kept = !self.stopping.killed();
+                // Whoever asked may have gone.
+                if let Some(text) = said.result {
+                    let _ = self.events.send(ExecEvent::Result(text)).await;
+                }
+                if let Some(raised) = said.raised {
+                    let _ = self.events.send(raised).await;
+                }
+            }
+            End::Gone(end) => {
+                context.kill();
+                told.outcome = ended(end.status);
+                told.cpu = Duration::from_nanos(end.cpu_ns).saturating_sub(cpu_before);
+                told.max_rss = end.max_rss;
+            }
+            End::Lost => {}
+        }
+        told.outcome = self.stopping.outcome(told.outcome);
+        let fit = told.context_kept;
+        (told, fit)
+    }
+
+    /// Until the worker is done or gone: reads what it says and writes, and stops it when it must
+    /// be stopped.
+    async fn watch(
+        &mut self,
+        context: &Context,
+        decoder: &mut Decoder,
+        order: (u64, &[u8]),
+        streams: &mut [Output; 2],
+        said: &mut Said,
+    ) -> End {
+        let mut stage = context.stage.clone();
+        let events = self.events.clone();
+        let interrupt = Arc::clone(&self.interrupt);
+        let (Ok(heard), Ok(out), Ok(err)) =
+            (listen(&context.channel), listen(&context.output), listen(&context.errors))
+        else {
+            // Out of descriptors, or no runtime: neither leaves a way to know how it ends.
+            return End::Lost;
+        };
+        let (id, order) = order;
+        let mut writing = pin!(write_all(&context.channel, order));
+        let mut written = false;
+        let mut unheard = false;
+        let mut closed: Option<Moment> = None;
+        loop {
+            let pause = match closed {
+                Some(at) => self.until_deadline().min((at + END_MAX).since(sys::now())),
+                None => self.until_deadline(),
+            };
+            let event = tokio::select! {
+                biased;
+                Ok(mut ready) = heard.readable(), if closed.is_none() => {
+                    let frames = read_frames(&context.channel, decoder, id, said);
+                    if said.done && frames != Frames::Garbled && !self.stopping.killed() {
+                        return End::Done;
+                    }
+                    match frames {
+                        Frames::Dry => { ready.clear_ready(); None }
+                        Frames::More => None,
+                        Frames::Closed => { closed = Some(sys::now()); None }
+                        Frames::Garbled => { closed = Some(sys::now()); Some(Event::Garbled) }
+                    }
+                }
+                _ = &mut writing, if !written => { written = true; None }
+                Ok(mut ready) = out.readable(), if !streams[0].ended => {
+                    if streams[0].read(context.output.as_fd()) == Read::Dry { ready.clear_ready(); }
+                    self.flooded(streams)
+                }
+                Ok(mut ready) = err.readable(), if !streams[1].ended => {
+                    if streams[1].read(context.errors.as_fd()) == Read::Dry { ready.clear_ready(); }
+                    self.flooded(streams)
+                }
+                Ok(permit) = events.reserve(), if streams.iter().any(Output::is_pending) => {
+                    pass_one(permit, streams);
+                    None
+                }
+                end = gone(&mut stage) => return end,
+                () = interrupt.notified() => Some(Event::Interrupted),
+                () = events.closed(), if !unheard => { unheard = true; Some(Event::Interrupted) }
+                () = tokio::time::sleep(pause) => Some(Event::Tick),
+            };
+            // A worker that lives and has closed its channel can never say that it is done.
+            let silent = closed.is_some_and(|at| at + END_MAX <= sys::now());
+            let event =
+                if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
+            match event.and_then(|event| self.step(event)) {
+                Some(Effect::Ask) => context.interrupt(),
+                Some(Effect::Kill) => context.kill(),
+                Some(Effect::Destroy) => self.sandbox.skeleton.kill(),
+                None => {}
+            }
+        }
+    }
+}
+
+/// What reading the channel came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frames {
+    /// Everything there was.
+    Dry,
+    /// There may be more; others have their turn first.
+    More,
+    /// The worker closed it.
+    Closed,
+    /// The worker wrote what no worker writes.
+    Garbled,
+}
+
+fn read_frames(from: &OwnedFd, decoder: &mut Decoder, id: u64, said: &mut Said) -> Frames {
+    let mut piece = [0; 16 * 1024];
+    let mut budget = READ_MAX;
+    while budget > 0 {
+        match rustix::io::read(from, &mut piece) {
+            Ok(0) => return Frames::Closed,
+            Ok(read) => {
+                decoder.push(&piece[..read]);
+                budget = budget.saturating_sub(read);
+                if !take_frames(decoder, id, said) {
+                    return Frames::Garbled;
+                }
+                // What is there has been read: a short read saves asking once more.
+                if read < piece.len() {
+                    return Frames::Dry;
+                }
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Frames::Dry,
+            Err(_) => return Frames::Closed,
+        }
+    }
+    Frames::More
+}
+
+/// Takes frames in; false if they are not what a worker says about this cell, once and in order.
+fn take_frames(decoder: &mut Decoder, id: u64, said: &mut Said) -> bool {
+    loop {
+        match decoder.next() {
+            Ok(None) => return !said.done || decoder.is_empty(),
+            Ok(Some(_)) if said.done => return false,
+            Ok(Some(Frame::Result { id: of, text })) if of == id && said.is_empty() => {
+                said.result = Some(text);
+            }
+            Ok(Some(Frame::Raised { id: of, name, value, traceback }))
+                if of == id && said.is_empty() =>
+            {
+                said.raised = Some(ExecEvent::Raised { name, value, traceback });
+            }
+            Ok(Some(Frame::Done { id: of })) if of == id => said.done = true,
+            Ok(Some(_)) | Err(_) => return false,
+        }
+    }
+}
+
+async fn gone(stage: &mut watch::Receiver<WorkerStage>) -> End {
+    let ended = stage.wait_for(|stage| matches!(stage, WorkerStage::Gone(_))).await;
+    match ended.as_deref() {
+        Ok(WorkerStage::Gone(end)) => End::Gone(*end),
+        Ok(_) | Err(_) => End::Lost,
+    }
+}

@@ -1,0 +1,172 @@
+//! What worker and engine say to each other on the worker's channel.
+//!
+//! What comes from a worker is hostile: cells run in the same process and can write anything. It
+//! is read with bounds into plain values, and whatever is not exactly as it must be ends the
+//! worker. A forged frame can falsify the forger's own result and nothing else.
+
+use serde::{Deserialize, Serialize};
+
+/// Two lengths, of header and body.
+const LENGTHS: usize = 8;
+
+/// Bytes of a header. It holds the name and text of an exception at most.
+const HEADER_MAX: usize = 256 * 1024;
+
+/// Bytes of a body. It holds a representation or a traceback, which workers cut far below.
+const BODY_MAX: usize = 1024 * 1024;
+
+/// Version of this protocol.
+pub(super) const PROTOCOL: u32 = 1;
+
+/// What a worker says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// It is locked down and ready.
+    Hello {
+        /// Its version of the protocol.
+        proto: u32,
+        /// Its version of Python.
+        version: String,
+    },
+    /// The value of the last expression.
+    Result {
+        /// Of which cell.
+        id: u64,
+        /// As Python represents it.
+        text: String,
+    },
+    /// The cell raised.
+    Raised {
+        /// Which cell.
+        id: u64,
+        /// The class.
+        name: String,
+        /// Its text.
+        value: String,
+        /// The traceback.
+        traceback: String,
+    },
+    /// The cell ended.
+    Done {
+        /// Which.
+        id: u64,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+enum Header {
+    Hello { proto: u32, version: String },
+    Result { id: u64 },
+    Error { id: u64, name: String, value: String },
+    Done { id: u64 },
+}
+
+/// What no worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Garbled {
+    /// A frame is longer than any.
+    #[error("a frame is longer than any may be")]
+    Long,
+    /// A header cannot be read.
+    #[error("a header is not what a worker writes")]
+    Header,
+}
+
+/// Takes frames out of bytes as they come.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    /// Takes bytes in.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame.
+    ///
+    /// # Errors
+    /// [`Garbled`], after which nothing that follows can be trusted to be a frame.
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, Garbled> {
+        let Some((lengths, rest)) = self.bytes.split_first_chunk::<LENGTHS>() else {
+            return Ok(None);
+        };
+        let [h0, h1, h2, h3, b0, b1, b2, b3] = *lengths;
+        let header = usize::try_from(u32::from_le_bytes([h0, h1, h2, h3])).unwrap_or(usize::MAX);
+        let body = usize::try_from(u32::from_le_bytes([b0, b1, b2, b3])).unwrap_or(usize::MAX);
+        if header > HEADER_MAX || body > BODY_MAX {
+            return Err(Garbled::Long);
+        }
+        let (Some(header_bytes), Some(body_bytes)) =
+            (rest.get(..header), rest.get(header..header + body))
+        else {
+            return Ok(None);
+        };
+        let frame = frame(header_bytes, body_bytes)?;
+        self.bytes.drain(..LENGTHS + header + body);
+        Ok(Some(frame))
+    }
+
+    /// Whether nothing is left over.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+fn frame(header: &[u8], body: &[u8]) -> Result<Frame, Garbled> {
+    let text = || String::from_utf8_lossy(body).into_owned();
+    match serde_json::from_slice(header).map_err(|_| Garbled::Header)? {
+        Header::Hello { proto, version } => Ok(Frame::Hello { proto, version }),
+        Header::Result { id } => Ok(Frame::Result { id, text: text() }),
+        Header::Error { id, name, value } => {
+            Ok(Frame::Raised { id, name, value, traceback: text() })
+        }
+        Header::Done { id } => Ok(Frame::Done { id }),
+    }
+}
+
+/// What the engine says.
+#[derive(Debug, Serialize)]
+#[serde(tag = "op", rename_all = "lowercase")]
+pub(super) enum Order<'a> {
+    /// Run a cell. The body is its code, then its parameters.
+    Run {
+        /// What to call it.
+        id: u64,
+        /// Environment of this cell.
+        env: &'a std::collections::BTreeMap<String, String>,
+        /// Where it runs.
+        cwd: &'a str,
+        /// Bytes of code in the body.
+        code: usize,
+        /// Whether parameters follow.
+        params: bool,
+    },
+    /// Environment from now on.
+    Env {
+        /// Names and values.
+        env: &'a std::collections::BTreeMap<String, String>,
+    },
+}
+
+impl Order<'_> {
+    /// As bytes.
+    pub(super) fn encode(&self, body: &[&[u8]]) -> Vec<u8> {
+        let header = serde_json::to_vec(self).expect("texts and numbers are always JSON");
+        let length = body.iter().map(|part| part.len()).sum::<usize>();
+        let mut bytes = Vec::with_capacity(LENGTHS + header.len() + length);
+        for length in [header.len(), length] {
+            let length = u32::try_from(length).expect("requests are bounded far below");
+            bytes.extend_from_slice(&length.to_le_bytes());
+        }
+        bytes.extend_from_slice(&header);
+        body.iter().for_each(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+}
+
+#[cfg(test)]
+#[path = "wire/tests.rs"]
+mod tests;
