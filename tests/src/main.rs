@@ -1,4 +1,4 @@
-//! A process that tests may kill.
+//! A process that tests may kill: `sandpit` itself, and parts of it alone.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
-        _ => ExitCode::from(64),
+        _ => sandpit::run(std::env::args_os()),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod progress;
 
 mod bench;
 mod config;
+mod demo;
 mod env;
 mod exec;
 mod pool;
@@ -43,6 +44,11 @@ struct Arguments {
 enum Verb {
     /// Start a node, and keep it running until it is told to leave.
     Up(up::Arguments),
+    /// Watch a swarm of trading agents work on real prices, on a node of its own.
+    Demo(demo::Arguments),
+    /// One agent of the demonstration, started by it.
+    #[command(name = crate::demo::crew::VERB, hide = true)]
+    DemoAgent,
     /// Run code or a command in a sandbox, and end with its exit code.
     Exec(exec::Arguments),
     /// Create, list, look at and end sandboxes.
@@ -98,6 +104,8 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
         Verb::Up(arguments) => arguments.run(settings, out),
+        Verb::Demo(arguments) => arguments.run(&settings, out),
+        Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),

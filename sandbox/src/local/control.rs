@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lockdown::Lockdown;
 use super::plan::{Ids, Plan, Source};
+use super::probe::ProbeBoot;
 
 /// Longest packet in bytes. What may be longer travels in a sealed file beside it.
 pub(super) const PACKET_MAX: usize = 4096;
@@ -37,6 +38,8 @@ pub(super) enum Boot {
     Launcher(LauncherBoot),
     /// With the engine's socket.
     Keeper(Box<KeeperBoot>),
+    /// With the socket to answer on, and what the trial needs.
+    Probe(ProbeBoot),
 }
 
 /// What the guardian needs to know.

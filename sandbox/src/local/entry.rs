@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::net::{RecvFlags, SocketType};
 
 use super::control::{self, Boot};
-use super::{guardian, keeper, launcher, sys};
+use super::{guardian, keeper, launcher, probe, sys};
 
 /// The name of every inner process.
 pub(super) const NAME: &std::ffi::CStr = c"init";
@@ -32,6 +32,7 @@ pub fn entry() {
         Ok((Boot::Guardian(boot), files)) => guardian::run(&boot, files),
         Ok((Boot::Launcher(boot), files)) => launcher::run(&boot, files),
         Ok((Boot::Keeper(boot), files)) => keeper::run(*boot, files),
+        Ok((Boot::Probe(boot), files)) => probe::run(&boot, files),
         Err(_) => NO_ORDERS,
     };
     sys::end(code)

@@ -5,6 +5,7 @@ pub mod cgroup;
 pub mod lockdown;
 pub mod mode;
 pub mod options;
+pub mod probe;
 pub mod template;
 
 mod control;
