@@ -16,6 +16,7 @@ import json
 import linecache
 import os
 import random
+import select
 import signal
 import socket
 import struct
@@ -97,6 +98,8 @@ class Worker:
         self.count = 0
         self.loop = None
         self.sources = collections.deque()
+        self.poll = select.poll()
+        self.poll.register(channel, select.POLLIN)
         self.streams = [os.dup(1), os.dup(2)]
         self.stream_ids = [self.identity(1), self.identity(2)]
         self.out = self.text(1)
@@ -169,12 +172,11 @@ class Worker:
         self.send(self.frame({"op": "hello", "proto": PROTOCOL, "version": version}))
         while True:
             header, body = self.receive_frame()
-            if header["op"] == "ping":
-                self.send(self.frame({"op": "pong"}))
-            elif header["op"] == "env":
+            if header["op"] == "env":
                 os.environ.update(header["env"])
             elif header["op"] == "run":
                 self.cell(header, body)
+            # An interrupt that is read here came for a cell that has ended.
 
     def cell(self, header, body):
         self.restore_streams()
@@ -215,6 +217,7 @@ class Worker:
             self.scope["params"] = _loads(params)
         value = None
         self.running = True
+        self.heed_interrupt()
         for step in steps:
             value = _eval(step, self.scope)
             # The flag of a code object that awaits (CO_COROUTINE).
@@ -225,6 +228,12 @@ class Worker:
         if value is not None:
             self.scope["_"] = value
         return value
+
+    def heed_interrupt(self):
+        """An interrupt that came before the cell ran: its signal did nothing, and its order is
+        there to be read. Orders that come later are ignored, because their signal did it."""
+        if self.poll.poll(0):
+            raise KeyboardInterrupt
 
     def wait(self, coroutine):
         import asyncio

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use sandpit_actors::clock::Clock;
 use sandpit_actors::embed::{self, DataLock, Embedded};
 
+mod engine;
+
 fn main() -> ExitCode {
+    sandpit_sandbox::local::entry();
     if let Some(code) = embed::entry() {
         return code;
     }
@@ -14,6 +17,8 @@ fn main() -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
+        ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["say-mode", uid_base] => engine::say_mode(uid_base),
         _ => sandpit::run(std::env::args_os()),
     }
 }

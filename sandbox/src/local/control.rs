@@ -462,11 +462,25 @@ pub(super) fn sealed(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
         file.write_all(part)?;
     }
     file.rewind()?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
+    seal(&file)?;
     Ok(file.into())
+}
+
+/// Lets nobody change a file in memory any more.
+///
+/// # Errors
+/// What the kernel says. That it is busy, which it may be for as long as another processor holds
+/// pages that were written a moment ago, counts only if it lasts.
+pub(super) fn seal(file: &File) -> io::Result<()> {
+    const ATTEMPTS: u32 = 20;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    for _ in 1..ATTEMPTS {
+        match rustix::fs::fcntl_add_seals(file, seals) {
+            Err(rustix::io::Errno::BUSY) => {}
+            sealed => return Ok(sealed?),
+        }
+    }
+    Ok(rustix::fs::fcntl_add_seals(file, seals)?)
 }
 
 /// A value in a sealed file.

@@ -74,6 +74,12 @@ fn open_null() -> io::Result<OwnedFd> {
     Ok(open("/dev/null").or_else(|_| open("/s/dev-null"))?)
 }
 
+/// What lists of processes call this one.
+pub(super) fn call_it(name: &std::ffi::CStr) {
+    // For people only.
+    let _ = rustix::thread::set_name(name);
+}
+
 /// What a new inner process finds on its standard input: its orders, then its descriptors.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ const COULD_NOT_START: i32 = 71;
 
 /// Runs until engine or launcher end. `files`: the engine's socket, the program.
 pub(super) fn run(boot: &GuardianBoot, files: Vec<OwnedFd>) -> i32 {
+    entry::call_it(c"sandpit-guard");
     let Ok([engine, image]) = <[OwnedFd; 2]>::try_from(files) else { return COULD_NOT_START };
     match start(boot, engine.as_fd(), image.as_fd()) {
         Ok((launcher, handle)) => {

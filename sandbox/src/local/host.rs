@@ -7,8 +7,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::MemfdFlags;
 
+use super::control;
 use super::options::Options;
 use super::plan::{self, DEVICES, Facts, Source, TopFolder};
 use super::template::interpreter::Interpreter;
@@ -52,8 +53,7 @@ impl Launcher {
         let mut memory = File::from(memory);
         io::copy(&mut program, &mut memory)?;
         memory.set_permissions(fs::Permissions::from_mode(0o555))?;
-        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&memory, seals)?;
+        control::seal(&memory)?;
         // A program that is open for writing cannot be run.
         let number = std::os::fd::AsRawFd::as_raw_fd(&memory);
         Ok(File::open(format!("/proc/self/fd/{number}"))?.into())

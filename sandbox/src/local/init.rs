@@ -18,7 +18,7 @@ use super::lockdown::Lockdown;
 use super::lockdown::landlock::Ruleset;
 use super::mounts::{self, Failed, at_step};
 use super::plan::USER;
-use super::{guardian, sys};
+use super::{entry, guardian, sys};
 
 mod command;
 mod processes;
@@ -57,6 +57,7 @@ pub(super) enum Standing {
 
 /// Builds the sandbox and serves until it is killed.
 pub(super) fn run(setup: &Setup<'_>, engine: BorrowedFd<'_>, keeper: BorrowedFd<'_>) -> ! {
+    entry::call_it(entry::NAME);
     let code = match build(setup, engine, keeper) {
         Ok(children) => {
             serve(children.as_fd());
@@ -205,7 +206,7 @@ impl Init {
             ToInit::Count { command } => {
                 let counted = FromInit::Counted {
                     command,
-                    processes: processes::living().count(),
+                    processes: processes::count(),
                     disk: processes::disk_used(),
                 };
                 say(engine, &counted);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use super::control::{self, End, FromKeeper, KeeperBoot, ToKeeper};
 use super::launcher::drain;
 use super::mounts::{self, Failed, at_step};
-use super::sys;
+use super::{entry, sys};
 
 mod skeleton;
 mod verify;
@@ -35,6 +35,7 @@ const STAND_MAX_MS: u64 = 5_000;
 
 /// Runs until the engine ends. `files`: the engine's socket.
 pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
+    entry::call_it(c"sandpit-keeper");
     let Ok([engine]) = <[OwnedFd; 1]>::try_from(files) else { return COULD_NOT_SERVE };
     let to_engine = match rustix::io::fcntl_dupfd_cloexec(&engine, 0) {
         Ok(socket) => socket,

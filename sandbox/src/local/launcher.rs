@@ -20,6 +20,7 @@ const COULD_NOT_SERVE: i32 = 72;
 
 /// Runs until the engine ends. `files`: the engine's socket, the program.
 pub(super) fn run(boot: &LauncherBoot, files: Vec<OwnedFd>) -> i32 {
+    entry::call_it(c"sandpit-launch");
     let Ok([engine, image]) = <[OwnedFd; 2]>::try_from(files) else { return COULD_NOT_SERVE };
     match serve(boot, engine.as_fd(), image.as_fd()) {
         Ok(()) => ENGINE_GONE,

@@ -144,6 +144,12 @@ pub(super) enum Order<'a> {
         /// Whether parameters follow.
         params: bool,
     },
+    /// Stop this cell. A signal follows, which a worker that has not read the order to run it
+    /// would miss.
+    Interrupt {
+        /// Which cell.
+        id: u64,
+    },
     /// Environment from now on.
     Env {
         /// Names and values.

@@ -263,7 +263,13 @@ impl Engine {
         skeleton.keeper.template.lose_spare(slot);
         let owner = *lock(&skeleton.owner);
         if let Some(sandbox) = owner {
-            lock(&self.sandboxes).remove(&sandbox);
+            let mut sandboxes = lock(&self.sandboxes);
+            // A create that was tried again has another skeleton by now.
+            let made = sandboxes.get(&sandbox).and_then(|entry| entry.made.get());
+            if made.is_some_and(|made| Arc::ptr_eq(&made.skeleton, skeleton)) {
+                sandboxes.remove(&sandbox);
+            }
+            drop(sandboxes);
             if !skeleton.ending.load(Ordering::Acquire) {
                 // Nobody may be listening.
                 let _ = self.endings.send(Ending { sandbox, why: "it ended by itself" });

@@ -34,6 +34,9 @@ use output::Output;
 /// Where everything runs that does not say where.
 const HOME: &str = "/home/user";
 
+/// Longest an init that lives takes to answer. It does nothing that could keep it longer.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
 /// A place in the queue of a sandbox.
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -119,8 +122,9 @@ pub(super) async fn run(
         ended.outcome = Outcome::Killed(KilledBy::Memory);
         run.sandbox.skeleton.kill();
     }
-    let usable =
-        !run.sandbox.skeleton.ending.load(Ordering::Acquire) && run.sandbox.skeleton.is_up();
+    let usable = ended.outcome != Outcome::Lost
+        && !run.sandbox.skeleton.ending.load(Ordering::Acquire)
+        && run.sandbox.skeleton.is_up();
     let done = Done {
         outcome: ended.outcome,
         context_kept: ended.context_kept && usable,
@@ -168,6 +172,15 @@ impl Run {
         if err.is_pending() {
             let _ = self.events.send(ExecEvent::Stderr(err.take_pending())).await;
         }
+    }
+
+    /// Whether the sandbox's init answers.
+    async fn init_lives(&self) -> bool {
+        let number = self.engine.number();
+        let mut answers = self.sandbox.skeleton.watch_command(number);
+        let asked = self.sandbox.skeleton.order(&ToInit::Count { command: number }, &[]).await;
+        let answer = tokio::time::timeout(ANSWER_MAX, answers.recv());
+        asked.is_ok() && matches!(answer.await, Ok(Some(_)))
     }
 
     /// Where it runs.

@@ -101,8 +101,11 @@ impl Context {
             && self.stage.has_changed().is_ok()
     }
 
-    /// Asks it to stop what it does.
-    pub(super) fn interrupt(&self) {
+    /// Asks it to stop a cell, whose order was written whole.
+    pub(super) fn interrupt(&self, cell: u64) {
+        let order = Order::Interrupt { id: cell }.encode(&[]);
+        // A channel that is full is not being read: the signal will do.
+        let _ = rustix::net::send(&self.channel, &order, SendFlags::NOSIGNAL);
         // Stopped processes hear nothing but this. It may have ended, which is told elsewhere.
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::CONT);
         let _ = rustix::process::pidfd_send_signal(&self.handle, Signal::INT);

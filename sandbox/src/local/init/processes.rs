@@ -14,11 +14,6 @@ const ROUNDS_MAX: usize = 16;
 pub(super) struct Living(BTreeMap<i32, (i32, u64)>);
 
 impl Living {
-    /// How many.
-    pub(super) fn count(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
-    }
-
     /// Those in none of these sessions.
     pub(super) fn without_sessions(mut self, sessions: &[i32]) -> Self {
         self.0.retain(|_, (session, _)| !sessions.contains(session));
@@ -27,7 +22,10 @@ impl Living {
 
     /// How many of them were not among `before`.
     pub(super) fn count_without(&self, before: &Self) -> u32 {
-        let new = self.0.iter().filter(|(pid, process)| before.0.get(pid) != Some(process));
+        // A process may have changed its session since; its number and start are its own.
+        let known =
+            |pid: &i32, started: u64| before.0.get(pid).is_some_and(|seen| seen.1 == started);
+        let new = self.0.iter().filter(|(pid, (_, started))| !known(pid, *started));
         u32::try_from(new.count()).unwrap_or(u32::MAX)
     }
 }
@@ -54,6 +52,16 @@ pub(super) fn living() -> Living {
         }
     }
     Living(living).without_sessions(&workers)
+}
+
+/// How many processes there are, init and workers included.
+pub(super) fn count() -> u32 {
+    let Ok(entries) = fs::read_dir("/proc") else { return 0 };
+    let is_process = |entry: &fs::DirEntry| {
+        entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok())
+    };
+    let processes = entries.flatten().filter(is_process).count();
+    u32::try_from(processes).unwrap_or(u32::MAX)
 }
 
 /// Kills every process of a session, also those that are born meanwhile.

@@ -285,10 +285,12 @@ impl Keeper {
                 if look && verify::threads(pid_of_zygote) != Some(1) {
                     return self.drop_zygote("it has started threads");
                 }
+                self.take_over()?;
                 self.ask_zygote()
             }
             Some((asked, Err(why))) => {
                 self.worker_failed(asked.slot, asked.worker, why)?;
+                self.take_over()?;
                 self.ask_zygote()
             }
             None => self.drop_zygote("it said what was not asked, or closed its socket"),
@@ -308,8 +310,17 @@ impl Keeper {
         if verify::threads(warming.pid.as_raw_nonzero().get()) != Some(1) {
             return self.drop_warming("its imports have started threads");
         }
-        let Some(mut fresh) = self.warming.take() else { return Ok(()) };
-        fresh.warm_by = None;
+        warming.warm_by = None;
+        self.take_over()
+    }
+
+    /// Lets a fresh one serve that is ready, unless the old one is at a worker: nobody is to
+    /// notice.
+    fn take_over(&mut self) -> Result<(), Failed> {
+        let busy = self.zygote.as_ref().is_some_and(|old| old.asked.is_some());
+        let Some(mut fresh) = self.warming.take_if(|fresh| !busy && fresh.warm_by.is_none()) else {
+            return Ok(());
+        };
         let zygote = fresh.zygote;
         if let Some(mut old) = self.zygote.take() {
             // Its workers are ours; what it was not asked yet the fresh one does.
@@ -326,7 +337,8 @@ impl Keeper {
     pub(super) fn drop_zygote(&mut self, why: &str) -> Result<(), Failed> {
         let Some(mut zygote) = self.zygote.take() else { return Ok(()) };
         zygote.why = Some(why.to_owned());
-        self.bury(zygote)
+        self.bury(zygote)?;
+        self.take_over()
     }
 
     /// Kills the one that warms up.

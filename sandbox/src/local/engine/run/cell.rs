@@ -164,6 +164,10 @@ impl Run {
             End::Gone(end) => {
                 context.kill();
                 told.outcome = ended(end.status);
+                // The end of init looks the same from here: the kernel kills what is left.
+                if told.outcome == Outcome::Signal(libc::SIGKILL) && !self.init_lives().await {
+                    told.outcome = Outcome::Lost;
+                }
                 told.cpu = Duration::from_nanos(end.cpu_ns).saturating_sub(cpu_before);
                 told.max_rss = end.max_rss;
             }
@@ -196,6 +200,7 @@ impl Run {
         let (id, order) = order;
         let mut writing = pin!(write_all(&context.channel, order));
         let mut written = false;
+        let mut ask = false;
         let mut unheard = false;
         let mut closed: Option<Moment> = None;
         loop {
@@ -240,10 +245,13 @@ impl Run {
             let event =
                 if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
             match event.and_then(|event| self.step(event)) {
-                Some(Effect::Ask) => context.interrupt(),
+                Some(Effect::Ask) => ask = true,
                 Some(Effect::Kill) => context.kill(),
                 Some(Effect::Destroy) => self.sandbox.skeleton.kill(),
                 None => {}
+            }
+            if written && std::mem::take(&mut ask) {
+                context.interrupt(id);
             }
         }
     }
