@@ -372,6 +372,8 @@ impl Engine {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // A Ctrl-C at the terminal is for the program, which ends its sandboxes in order.
+            .process_group(0)
             .spawn()?;
         let ours = Arc::new(ours);
         *lock(&self.launcher) = Some(Arc::clone(&ours));
