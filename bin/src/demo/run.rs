@@ -69,8 +69,8 @@ pub fn run(options: Options, mut config: Config, out: Out) -> Result<Exit, Failu
         Ok(Exit::Done)
     });
     stages.end();
+    let mut leftovers = runtime()?.block_on(watch.settled());
     let over = clock.now();
-    let mut leftovers = watch.compare();
     let left = left?;
     let Some(Worked { workers, stock, cache, waited, held }) = worked else {
         return Ok(interrupted(&leftovers));
@@ -95,12 +95,17 @@ pub fn run(options: Options, mut config: Config, out: Out) -> Result<Exit, Failu
     Ok(if report.ended == Ended::Ok { left } else { Exit::Failed })
 }
 
+/// For what is waited for while there is no node.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, "internal", "the demonstration cannot wait").caused_by(&error)
+    })
+}
+
 /// The prices, fetched unless they are there.
 fn prices(home: &Path, config: &Config, stages: &Stages) -> Result<Market, Failure> {
     stages.step("getting prices", None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| no_prices(&error, Exit::Failed))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         tokio::select! {
             market = market::ready(home, config.provider.local.python.as_deref()) => {
                 market.map_err(|error| no_prices(&error, exit_of(&error)))
