@@ -1,3 +1,3 @@
-//! Promises that fakes and real things keep alike.
+//! What several programs of tests share: promises that fakes and real things keep alike.
 
 pub mod contract;
