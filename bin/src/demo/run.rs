@@ -134,14 +134,11 @@ fn exit_of(error: &MarketError) -> Exit {
 }
 
 /// A node of its own: it joins nobody's bus, takes any port, keeps stock of the one template that
-/// is used, says only what matters, and traces everything.
+/// is used, and traces everything.
 fn adapt(config: &mut Config, market: &Market) {
     config.bus.url = None;
     config.http.listen.set_port(0);
     config.telemetry.ratio = 1.0;
-    if config.telemetry.log == "info" {
-        "warn".clone_into(&mut config.telemetry.log);
-    }
     if config.telemetry.log_format == LogFormat::Auto {
         config.telemetry.log_format = LogFormat::Human;
     }
