@@ -64,7 +64,9 @@ pub fn run(options: Options, mut config: Config, out: Out) -> Result<Exit, Failu
         stages.end();
         began = clock.now();
         let parts = plan::parts(options.agents, options.seed);
+        let cut_short = CutShort::armed();
         worked = Some(work(node, &client, parts, &mut watch, out).await?);
+        cut_short.disarm();
         ended = clock.now();
         Ok(Exit::Done)
     });
@@ -188,6 +190,31 @@ async fn work(
     worked.map_err(|error| {
         Failure::new(Exit::Failed, "no_agents", "the agents cannot be started").caused_by(&error)
     })
+}
+
+/// Says that it goes on when the swarm is cut short: the node may take seconds to leave, and somebody
+/// who pressed Ctrl-C would press it again.
+#[derive(Debug)]
+struct CutShort {
+    is_armed: bool,
+}
+
+impl CutShort {
+    fn armed() -> Self {
+        Self { is_armed: true }
+    }
+
+    fn disarm(mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl Drop for CutShort {
+    fn drop(&mut self) {
+        if self.is_armed {
+            out::note("\ncut short; agents are gone, executions and sandboxes are being ended");
+        }
+    }
 }
 
 fn interrupted(leftovers: &Leftovers) -> Exit {
