@@ -1,6 +1,7 @@
 //! What meets the outside: programs nobody here wrote read what we write.
 
 mod compose;
+mod foreign;
 mod node;
 mod telemetry;
 mod venv;
