@@ -21,7 +21,7 @@ use super::super::wire::Order;
 use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
 use super::template::{Readiness, Template};
-use super::{Engine, LocalProvider, MIB, group_limits, run};
+use super::{Engine, LauncherStage, LocalProvider, MIB, group_limits, run};
 use crate::provider::{
     CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease, Limits,
     Progress, Provider, ProviderError, Sample, SandboxInfo, TemplateInfo,
@@ -171,6 +171,7 @@ impl Engine {
         };
         progress.say("importing packages", None);
         let boot = self.boot(spec, &made).map_err(broken)?;
+        self.launched().await?;
         let number = self.number();
         let group = self
             .stock(|stock| stock.backend().group(&format!("tpl-{number}"), ZYGOTE_LIMITS))
@@ -182,6 +183,18 @@ impl Engine {
         self.start_keeper(&template).map_err(failed)?;
         template.up().await?;
         Ok(info)
+    }
+
+    /// Waits until there is a launcher.
+    async fn launched(&self) -> Result<(), ProviderError> {
+        let mut stage = self.launcher_stage.subscribe();
+        let settled = stage.wait_for(|stage| !matches!(stage, LauncherStage::Starting)).await;
+        match settled.as_deref() {
+            Ok(LauncherStage::Up) => Ok(()),
+            Ok(LauncherStage::Gone { why, .. }) => Err(failed(format!("the launcher: {why}"))),
+            // The sender is in `self`.
+            Ok(LauncherStage::Starting) | Err(_) => Err(failed("there is no launcher")),
+        }
     }
 
     fn boot(&self, spec: &TemplateSpec, made: &store::Template) -> Result<KeeperBoot, String> {
