@@ -286,6 +286,25 @@ fn huge_pages_allowed() -> bool {
         .is_ok_and(|choice| !choice.contains("[never]"))
 }
 
+/// A skeleton that was built for a `create`, which may be gone when it arrives.
+struct Unclaimed(Option<Arc<Skeleton>>);
+
+impl Unclaimed {
+    fn new(skeleton: Arc<Skeleton>) -> Self {
+        Self(Some(skeleton))
+    }
+
+    fn claim(mut self) -> Arc<Skeleton> {
+        self.0.take().expect("claimed once")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|skeleton| skeleton.kill());
+    }
+}
+
 /// Gives up what a `create` that was dropped or failed had begun.
 struct Making<'a> {
     engine: &'a Engine,
@@ -386,10 +405,12 @@ impl Engine {
                 let (engine, keeper) = (Arc::clone(self), Arc::clone(keeper));
                 let limits = group_limits(template.info.limits, self.options.bounds.pids);
                 // Making a group waits for the kernel.
-                tokio::task::spawn_blocking(move || engine.build_skeleton(&keeper, limits))
+                let build = move || engine.build_skeleton(&keeper, limits).map(Unclaimed::new);
+                tokio::task::spawn_blocking(build)
                     .await
                     .map_err(failed)?
                     .map_err(no_skeleton)?
+                    .claim()
             }
         };
         *kept = Some(Arc::clone(&skeleton));
