@@ -39,10 +39,22 @@ pub struct Client {
 pub struct Call {
     /// How long to wait for the answer; without it, as long as the verb says.
     pub patience: Option<Duration>,
-    /// Makes repeating it safe; without it, one is made for the verbs that need one.
-    pub key: Option<IdempotencyKey>,
+    /// What makes repeating it safe.
+    pub key: Key,
     /// Goes straight to the owner of this sandbox.
     pub owner_of: Option<SandboxId>,
+}
+
+/// The idempotency key of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Key {
+    /// One is made for the verbs that need one.
+    #[default]
+    Made,
+    /// The caller's own, so that it may repeat the request itself.
+    Given(IdempotencyKey),
+    /// None: a lost answer is a failure.
+    Without,
 }
 
 impl Client {
@@ -124,8 +136,11 @@ impl Client {
             .with(envelope::CONTENT_TYPE, self.codec.content_type())
             .with(envelope::REQUEST, RequestId::minted(rand::random()).as_str())
             .with(envelope::DEADLINE, deadline.0.to_string());
-        let keyed = R::REPLAY == Replay::WithKey;
-        let key = call.key.clone().or_else(|| keyed.then(random_key));
+        let key = match &call.key {
+            Key::Made => (R::REPLAY == Replay::WithKey).then(random_key),
+            Key::Given(key) => Some(key.clone()),
+            Key::Without => None,
+        };
         if let Some(key) = key {
             headers.set(envelope::IDEMPOTENCY_KEY, key.as_str());
         }

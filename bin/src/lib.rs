@@ -5,6 +5,7 @@ pub mod cli;
 pub mod client;
 pub mod demo;
 pub mod http;
+pub mod limits;
 pub mod node;
 pub mod session;
 pub mod settings;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 /// `sandpit`, with these arguments. Does not return to its caller where this process was started
 /// to become one of the program's inner processes.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    sandpit_sandbox::local::entry();
     if let Some(code) = sandpit_actors::embed::entry() {
         return code;
     }

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-VARIANTS = [
-    {"lookback": lookback, "names": names} for lookback in (63, 126, 252) for names in (5, 8)
-]
+VARIANTS = [{"days": days, "names": names} for days in (63, 126, 252) for names in (5, 8)]
 SKIP = 21
 """The last month tends to fall back a little; it is left out of the ranking."""
 EVERY = 21
@@ -14,16 +12,16 @@ EVERY = 21
 class Strategy:
     """Ranks by past return and holds the best in equal parts, if they rose at all."""
 
-    def __init__(self, lookback, names):
-        self.lookback = lookback
+    def __init__(self, days, names):
+        self.days = days
         self.names = names
         self.age = -1
 
     def decide(self, closes, held):
         self.age += 1
-        if self.age % EVERY or len(closes) <= self.lookback + SKIP:
+        if self.age % EVERY or len(closes) <= self.days + SKIP:
             return None
-        rise = closes[-1 - SKIP] / closes[-1 - SKIP - self.lookback] - 1
+        rise = closes[-1 - SKIP] / closes[-1 - SKIP - self.days] - 1
         best = np.argsort(-rise, kind="stable")[: self.names]
         weights = np.zeros(len(rise))
         weights[best] = np.where(rise[best] > 0, 1 / self.names, 0)

@@ -52,11 +52,10 @@ def open_desk(kind, variant, symbols, start, path=PRICES, **terms):
 def score(kind, variant, symbols, windows, path=PRICES):
     """How one variant did in each window, every time from a standing start."""
     market = Market.read(symbols, path)
-    choices = variants(kind)
-    parameters = choices[variant]
+    parameters = variants(kind)[variant]
     scores = []
     for start, end in windows:
         desk = Desk(market.upto(end), importlib.import_module(kind).Strategy(**parameters), start)
         desk.run(end)
         scores.append(desk.summary())
-    return {"parameters": parameters, "variants": len(choices), "windows": scores}
+    return {"parameters": parameters, "windows": scores}

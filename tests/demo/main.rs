@@ -3,4 +3,6 @@
 //! The strategies run here in a virtual environment of the packages that the `trading` template has,
 //! built once in the target folder; what they claim is computed a second time in Rust.
 
+mod scene;
 mod strategies;
+mod whole;

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use sandpit::demo::books::{Books, Statement};
+use sandpit::demo::plan::Kind;
 use sandpit::demo::told::Record;
 use serde::Deserialize;
 
@@ -201,6 +202,13 @@ fn a_desk_that_wants_too_much_gets_what_it_may_hold() {
     let mut books = Books::open(*capital);
     assert_eq!(books.check(&spy.statement), Ok(()));
     assert!(spy.statement.blotter.iter().any(|fill| fill.1.is_empty()), "shorts pay a fee");
+}
+
+#[test]
+fn agents_try_every_variant_that_a_strategy_has() {
+    for kind in Kind::ALL {
+        assert_eq!(facts().kinds[kind.as_str()].len(), kind.variants(), "{kind:?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A process that tests may kill.
+//! A process that tests may kill: `sandpit` itself, and parts of it alone.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use sandpit_actors::clock::Clock;
 use sandpit_actors::embed::{self, DataLock, Embedded};
 
+mod engine;
+
 fn main() -> ExitCode {
+    sandpit_sandbox::local::entry();
     if let Some(code) = embed::entry() {
         return code;
     }
@@ -14,7 +17,9 @@ fn main() -> ExitCode {
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
-        _ => ExitCode::from(64),
+        ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["say-mode", uid_base] => engine::say_mode(uid_base),
+        _ => sandpit::run(std::env::args_os()),
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Exit {
     Forced,
     /// The data directory belongs to another node.
     InUse,
+    /// Ctrl-C or SIGTERM, while it ran to an end of its own.
+    Interrupted,
     /// The program's own, from `sandpit exec`.
     Program(u8),
 }
@@ -51,6 +53,7 @@ Exit codes:
   70   the node gave up: an actor failed too often
   71   the node had to end before its work had
   75   the data directory belongs to another node
+  130  it was interrupted
 `sandpit exec` ends with the program's own code: 128 + n for signal n, 124 for its time
 limit, and 125 if sandpit itself failed.
 
@@ -74,6 +77,7 @@ impl Exit {
             Self::Internal => 70,
             Self::Forced => 71,
             Self::InUse => 75,
+            Self::Interrupted => 130,
             Self::Program(code) => code,
         }
     }
@@ -110,6 +114,7 @@ mod tests {
             Internal,
             Forced,
             InUse,
+            Interrupted,
         ];
         for exit in all {
             let line = format!("\n  {:<4} ", exit.number());

@@ -7,10 +7,12 @@ pub mod progress;
 
 mod bench;
 mod config;
+mod demo;
 mod env;
 mod exec;
 mod pool;
 mod sandbox;
+mod up;
 
 use std::ffi::OsString;
 
@@ -40,6 +42,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Start a node, and keep it running until it is told to leave.
+    Up(up::Arguments),
+    /// Watch a swarm of trading agents work on real prices, on a node of its own.
+    Demo(demo::Arguments),
+    /// One agent of the demonstration, started by it.
+    #[command(name = crate::demo::crew::VERB, hide = true)]
+    DemoAgent,
     /// Run code or a command in a sandbox, and end with its exit code.
     Exec(exec::Arguments),
     /// Create, list, look at and end sandboxes.
@@ -94,6 +103,9 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         }
         Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
+        Verb::Up(arguments) => arguments.run(settings, out),
+        Verb::Demo(arguments) => arguments.run(&settings, out),
+        Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),

@@ -56,6 +56,11 @@ pub fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
+/// Whether a person looks at standard output.
+pub fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
 /// Whether a person can be asked.
 pub fn can_ask() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()

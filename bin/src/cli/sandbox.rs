@@ -13,7 +13,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::out::{self, Out};
-use crate::client::Call;
+use crate::client::{Call, Key};
 use crate::session::Session;
 use crate::settings::SettingFlags;
 
@@ -120,7 +120,8 @@ async fn create(session: &Session, arguments: CreateArguments, out: Out) -> Resu
         metadata: BTreeMap::from_iter(arguments.metadata),
         wait_ms: arguments.wait_ms,
     };
-    let call = Call { key: arguments.key, ..Call::default() };
+    let key = arguments.key.map_or(Key::Made, Key::Given);
+    let call = Call { key, ..Call::default() };
     let asked = session.client.request(&request, call).await;
     let what = format!("no sandbox of template \"{}\" was created", request.template);
     let created = asked.map_err(|error| Failure::of_ask(what, &error))?;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::books::{Books, Mismatch, Statement};
-use super::plan::{self, Part};
+use super::plan::{self, Part, Temper};
 use super::programs;
 use super::told::{Lease, Line, Outcome, Ran, Record, Terms, Where};
 use crate::client::{Call, Client};
@@ -98,8 +98,6 @@ struct Surveyed {
 #[derive(Debug, serde::Deserialize)]
 struct Scored {
     parameters: BTreeMap<String, Value>,
-    /// How many variants of its kind there are.
-    variants: u32,
     windows: Vec<Record>,
 }
 
@@ -173,25 +171,27 @@ impl<F: FnMut(Line) + Send> Agent<F> {
         Ok(self.part.draw(&fit))
     }
 
-    /// Scores every variant of its kind.
+    /// Scores every variant of its kind, in their order. The two agents of a desk begin at opposite
+    /// ends, so that each finds the other half answered when it gets there.
     async fn research(&mut self, instruments: &[String]) -> Result<Vec<Scored>, AgentError> {
         let windows: Vec<_> = plan::WINDOWS.iter().map(|window| [window.from, window.to]).collect();
-        let mut scored: Vec<Scored> = Vec::new();
-        loop {
+        let mut order: Vec<usize> = (0..self.part.kind.variants()).collect();
+        if self.part.temper == Temper::Bold {
+            order.reverse();
+        }
+        let mut scored = BTreeMap::new();
+        for variant in order {
             let params = json!({
                 "kind": self.part.kind.as_str(),
-                "variant": scored.len(),
+                "variant": variant,
                 "symbols": instruments,
                 "windows": windows,
             });
             let files = programs::of(self.part.kind);
             let one: Scored = self.once("research", programs::SCORE, files, params).await?;
-            let all = usize::try_from(one.variants).unwrap_or(usize::MAX);
-            scored.push(one);
-            if scored.len() >= all {
-                return Ok(scored);
-            }
+            scored.insert(variant, one);
         }
+        Ok(scored.into_values().collect())
     }
 
     /// What its instruments would have brought without a strategy.
@@ -379,7 +379,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
 }
 
-/// `lookback 126, names 5`.
+/// `days 126, names 5`.
 fn readable(parameters: &BTreeMap<String, Value>) -> String {
     let each: Vec<String> =
         parameters.iter().map(|(name, value)| format!("{name} {value}")).collect();

@@ -20,8 +20,8 @@ pub struct Usage {
     pub one_shots: Vec<Duration>,
     /// How long each run would have taken that another one answered for.
     pub answered: Vec<Duration>,
-    /// How long each run in a leased sandbox took.
-    pub cells: Vec<Duration>,
+    /// How long each run took in each leased sandbox, in order.
+    pub cells: Vec<Vec<Duration>>,
     /// Time that ready sandboxes waited for somebody, all added up.
     pub stock: Duration,
 }
@@ -103,7 +103,7 @@ pub struct Cold {
 }
 
 const BASIS: &str = "estimated from published prices for the sandbox-seconds of this run; this machine itself is unpriced and nothing was billed";
-const COLD_ASSUMES: &str = "one new sandbox per execution, also for those a cache or a lease served; it runs as long as the program ran here, without boot or imports, and rebuilds no state a lease had kept: a lower bound";
+const COLD_ASSUMES: &str = "a new sandbox for every execution, also where a cache or a lease served it; it runs as long as the program ran here and, for a cell, as the cells before it in the same lease, whose state it has to rebuild; boots and imports are not billed";
 
 /// Estimates.
 ///
@@ -127,7 +127,7 @@ pub fn estimate(book: &PriceBook, usage: &Usage) -> Result<CostReport, Unpriced>
         stock: waited,
     };
     let requests: Vec<Duration> =
-        [one_shots, answered, cells].into_iter().flatten().copied().collect();
+        one_shots.iter().chain(answered).copied().chain(cells.iter().flat_map(rebuilt)).collect();
     let cold = each(price, *shape, &requests);
     let boots = u32::try_from(requests.len()).unwrap_or(u32::MAX);
     let boot = Duration::from_millis(start.median_ms.into());
@@ -154,6 +154,14 @@ pub fn estimate(book: &PriceBook, usage: &Usage) -> Result<CostReport, Unpriced>
             boot_median_ms: start.median_ms,
             boot_source: start.source.clone(),
         },
+    })
+}
+
+/// Each cell with those before it.
+fn rebuilt(cells: &Vec<Duration>) -> impl Iterator<Item = Duration> + '_ {
+    cells.iter().scan(Duration::ZERO, |before, cell| {
+        *before += *cell;
+        Some(*before)
     })
 }
 
@@ -184,7 +192,7 @@ mod tests {
             leases: vec![SECOND * 3 / 2, SECOND * 4],
             one_shots: vec![SECOND / 10; 3],
             answered: vec![SECOND / 10; 5],
-            cells: vec![SECOND / 5; 10],
+            cells: vec![vec![SECOND / 5; 10]],
             stock: SECOND * 20,
         };
         let report = estimate(&PriceBook::builtin(), &usage).unwrap();
@@ -195,8 +203,9 @@ mod tests {
         assert_eq!(stock.microusd, 325); // 20 seconds
         assert_eq!(microusd, 98 + 49 + 325);
         let cold = report.cold_per_request;
-        assert_eq!((cold.sandboxes, cold.microusd), (18, 293)); // 18 started seconds: 292,500
+        // 8 started seconds, and cells of 0.2, 0.4, .. 2.0 seconds: five of one, five of two.
+        assert_eq!((cold.sandboxes, cold.microusd), (18, 374)); // 23 seconds: 373,750
         assert_eq!(cold.boot_wait_s, 7.92); // 18 at the published median
-        assert_eq!(report.saved_microusd, 293 - microusd);
+        assert_eq!(report.saved_microusd, 374 - microusd);
     }
 }

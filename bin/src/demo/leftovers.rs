@@ -3,7 +3,7 @@
 //!
 //! Other programs come and go meanwhile, so a bare difference would accuse the innocent. What
 //! counts as ours: processes seen below this one at any time, the network namespaces they were in,
-//! the engine's control group they were in and all below it, and new mounts below our folder.
+//! the control groups of this process's engine, and new mounts below our folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ use serde::Serialize;
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Levels of groups that are looked at. Ours are made directly below the group we are in.
 const CGROUP_DEPTH_MAX: usize = 12;
-/// How the group of an engine is named: this, and what no other engine on the machine has.
+/// How the control group of an engine begins; it ends with the number of the engine's process.
 const ENGINE: &str = "sandpit-";
 
 /// A process: its number, and when it started in ticks since boot, because numbers are used again.
@@ -38,7 +38,6 @@ pub struct Watch {
     home: Option<u64>,
     processes: BTreeMap<Process, String>,
     networks: BTreeSet<u64>,
-    engines: BTreeSet<String>,
 }
 
 /// What is still there, each in a few words. All empty is as it should be.
@@ -82,7 +81,6 @@ impl Watch {
             home: network_of("self"),
             processes: BTreeMap::new(),
             networks: BTreeSet::new(),
-            engines: BTreeSet::new(),
         }
     }
 
@@ -92,7 +90,6 @@ impl Watch {
             // A process that is seen again may have moved since.
             let pid = process.0.to_string();
             self.networks.extend(network_of(&pid).filter(|network| Some(*network) != self.home));
-            self.engines.extend(engine_of(&pid));
             self.processes.entry(process).or_insert(found);
         }
     }
@@ -131,18 +128,22 @@ impl Watch {
             cgroups: now
                 .cgroups
                 .difference(&self.before.cgroups)
-                .filter(|path| self.is_our_cgroup(path))
+                .filter(|path| is_group_of(path, std::process::id()))
                 .map(|path| path.display().to_string())
                 .collect(),
             network_namespaces: network_namespaces.iter().map(|at| format!("net:[{at}]")).collect(),
             sandboxes: Vec::new(),
         }
     }
+}
 
-    fn is_our_cgroup(&self, path: &Path) -> bool {
-        path.components()
-            .any(|part| part.as_os_str().to_str().is_some_and(|name| self.engines.contains(name)))
-    }
+/// Whether a control group is that of the engine of process `pid`, or below it.
+fn is_group_of(path: &Path, pid: u32) -> bool {
+    let ending = format!("-{pid}");
+    path.components().any(|part| {
+        let name = part.as_os_str().to_string_lossy();
+        name.starts_with(ENGINE) && name.ends_with(&ending)
+    })
 }
 
 impl Scene {
@@ -225,12 +226,6 @@ fn network_of(pid: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|namespace| namespace.ino())
 }
 
-/// The engine in whose group a process is.
-fn engine_of(pid: &str) -> Option<String> {
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    groups.split(['/', '\n']).find(|part| part.starts_with(ENGINE)).map(str::to_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -261,10 +256,9 @@ mod tests {
 
     #[test]
     fn groups_of_others_are_none_of_our_business() {
-        let mut watch = Watch::begin(Path::new("/nowhere"));
-        watch.engines.insert("sandpit-4711".to_owned());
-        assert!(watch.is_our_cgroup(Path::new("/sys/fs/cgroup/user/sandpit-4711/sbx-1")));
-        assert!(!watch.is_our_cgroup(Path::new("/sys/fs/cgroup/user/sandpit-4712/sbx-1")));
-        assert!(!watch.is_our_cgroup(Path::new("/sys/fs/cgroup/system.slice/cron.service")));
+        let is_ours = |path| is_group_of(Path::new(path), 4_711);
+        assert!(is_ours("/sys/fs/cgroup/user/sandpit-htd9q6-4711/sbx-1"));
+        assert!(!is_ours("/sys/fs/cgroup/user/sandpit-htd9q6-4712/sbx-4711"));
+        assert!(!is_ours("/sys/fs/cgroup/system.slice/cron-4711"));
     }
 }

@@ -10,8 +10,9 @@ use super::tables::{dollars, signed};
 use super::told::{Line, Outcome};
 use crate::cli::out;
 
-/// Executions of an agent whose kind has six variants, which is how long its bar is.
-const EXECUTIONS_USUAL: u64 = 19;
+/// Executions of an agent, which is how long its bar is: a survey, six variants, buying and holding,
+/// a desk that is opened, run for eight years and asked for its record, and the stressed test.
+const EXECUTIONS: u64 = 19;
 /// How often a waiting line turns.
 const TURN: Duration = Duration::from_millis(120);
 
@@ -77,10 +78,10 @@ impl Live {
 
 fn bars(parts: &[Part]) -> Vec<ProgressBar> {
     let all = MultiProgress::new();
-    let style = ProgressStyle::with_template("  {spinner} {prefix:13} [{bar:19}] {wide_msg}");
+    let style = ProgressStyle::with_template("  {spinner} {prefix:18} [{bar:19}] {wide_msg}");
     let style = style.expect("a valid template").progress_chars("=> ");
     let made = parts.iter().map(|part| {
-        let bar = all.add(ProgressBar::new(EXECUTIONS_USUAL).with_style(style.clone()));
+        let bar = all.add(ProgressBar::new(EXECUTIONS).with_style(style.clone()));
         bar.set_prefix(part.name.clone());
         bar.set_message("starting");
         bar.enable_steady_tick(TURN);
@@ -111,7 +112,7 @@ fn on_bar(bar: &ProgressBar, line: &Line) {
         }
         Line::Returned { .. } => {}
         Line::Finished(outcome) => {
-            bar.set_position(EXECUTIONS_USUAL);
+            bar.set_position(EXECUTIONS);
             bar.abandon_with_message(finished(outcome));
         }
         Line::Failed { why } => bar.abandon_with_message(format!("gave up: {why}")),

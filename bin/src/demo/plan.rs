@@ -70,6 +70,11 @@ impl Kind {
     pub const ALL: [Self; 5] =
         [Self::Momentum, Self::Reversion, Self::Pairs, Self::Trend, Self::Parity];
 
+    /// How many sets of parameters its Python file lists.
+    pub const fn variants(self) -> usize {
+        6
+    }
+
     /// Its name, which is also that of its Python file.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -141,7 +146,7 @@ fn mean(values: &[f64]) -> f64 {
 /// One agent's part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
-    /// What it is called: its kind and a number.
+    /// What it is called: its kind, its temper, and a number from the second desk of its kind on.
     pub name: String,
     /// How its desk trades.
     pub kind: Kind,
@@ -160,14 +165,11 @@ pub fn parts(agents: u32, seed: u64) -> Vec<Part> {
     (0..agents)
         .map(|at| {
             let kind = Kind::ALL[(at % kinds) as usize];
-            let round = at / kinds;
-            Part {
-                name: format!("{}-{}", kind.as_str(), round + 1),
-                kind,
-                temper: if round % 2 == 0 { Temper::Steady } else { Temper::Bold },
-                desk: u64::from(at % kinds + round / 2 * kinds),
-                seed,
-            }
+            let (round, desk) = (at / kinds, at / kinds / 2);
+            let temper = if round % 2 == 0 { Temper::Steady } else { Temper::Bold };
+            let number = if desk == 0 { String::new() } else { format!("-{}", desk + 1) };
+            let name = format!("{}-{}{number}", kind.as_str(), temper.as_str());
+            Part { name, kind, temper, desk: u64::from(at % kinds + desk * kinds), seed }
         })
         .collect()
 }
@@ -186,6 +188,8 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn fit() -> Vec<String> {
@@ -201,8 +205,16 @@ mod tests {
             assert_eq!((steady.temper, bold.temper), (Temper::Steady, Temper::Bold));
             assert_eq!(steady.draw(&fit()), bold.draw(&fit()));
         }
-        assert_eq!(parts[0].name, "momentum-1");
-        assert_eq!(parts[5].name, "momentum-2");
+        assert_eq!(parts[0].name, "momentum-steady");
+        assert_eq!(parts[5].name, "momentum-bold");
+    }
+
+    #[test]
+    fn no_two_agents_have_one_name() {
+        let names: BTreeSet<String> =
+            parts(AGENTS_MAX, 7).into_iter().map(|part| part.name).collect();
+        assert_eq!(names.len(), AGENTS_MAX as usize);
+        assert!(names.contains("parity-bold-6"), "{names:?}");
     }
 
     #[test]

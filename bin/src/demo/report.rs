@@ -27,6 +27,8 @@ pub struct Worker {
     pub ran: Vec<Ran>,
     /// Sandboxes it got.
     pub leases: Vec<Lease>,
+    /// How long the cells in each of them ran, in order.
+    pub cells: Vec<Vec<Duration>>,
     /// Seconds it held each that it gave back.
     pub lived_s: Vec<f64>,
     /// What came of it.
@@ -38,15 +40,23 @@ pub struct Worker {
 impl Worker {
     /// Nothing yet.
     pub fn new(part: Part) -> Self {
-        let (ran, leases, lived_s) = (Vec::new(), Vec::new(), Vec::new());
-        Self { part, ran, leases, lived_s, outcome: None, failed: None }
+        let (ran, leases, cells, lived_s) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { part, ran, leases, cells, lived_s, outcome: None, failed: None }
     }
 
     /// Takes in a line.
     pub fn hear(&mut self, line: Line) {
         match line {
-            Line::Ran(ran) => self.ran.push(ran),
-            Line::Leased(lease) => self.leases.push(lease),
+            Line::Ran(ran) => {
+                if let (Where::Leased, Some(cells)) = (ran.place, self.cells.last_mut()) {
+                    cells.push(seconds(ran.run_ms / 1_000.0));
+                }
+                self.ran.push(ran);
+            }
+            Line::Leased(lease) => {
+                self.leases.push(lease);
+                self.cells.push(Vec::new());
+            }
             Line::Returned { lived_s } => self.lived_s.push(lived_s),
             Line::Finished(outcome) => self.outcome = Some(*outcome),
             Line::Failed { why } => self.failed = Some(why),
@@ -66,8 +76,6 @@ pub enum Ended {
     Failed,
     /// Everything was done, and something was left.
     Leaked,
-    /// It was interrupted; what was left is listed.
-    Interrupted,
 }
 
 /// Milliseconds of something that happened many times.
@@ -159,8 +167,6 @@ pub struct AgentReport {
 /// The document.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
-    /// [`SCHEMA`].
-    pub schema: &'static str,
     /// How it ended.
     pub ended: Ended,
     /// What the draws began with: the same seed gives the same figures of trading.
@@ -227,9 +233,9 @@ impl Swarm<'_> {
 
     /// What its sandboxes were used for; `stock` is how long ready ones waited.
     pub fn usage(&self, stock: Duration) -> Usage {
-        let of = |place: Where, cached: bool| {
-            let fitting = self.ran().filter(move |ran| ran.place == place && ran.cached == cached);
-            fitting.map(|ran| seconds(ran.run_ms / 1_000.0)).collect()
+        let one_shots = |cached: bool| {
+            let fitting = move |ran: &&Ran| ran.place == Where::OneShot && ran.cached == cached;
+            self.ran().filter(fitting).map(|ran| seconds(ran.run_ms / 1_000.0)).collect()
         };
         let lived = self.0.iter().flat_map(|worker| &worker.lived_s);
         Usage {
@@ -237,9 +243,9 @@ impl Swarm<'_> {
                 Shape { cpu_count: lease.cpu_count, memory_mb: lease.memory_mb }
             }),
             leases: lived.map(|lived_s| seconds(*lived_s)).collect(),
-            one_shots: of(Where::OneShot, false),
-            answered: of(Where::OneShot, true),
-            cells: of(Where::Leased, false),
+            one_shots: one_shots(false),
+            answered: one_shots(true),
+            cells: self.0.iter().flat_map(|worker| worker.cells.clone()).collect(),
             stock,
         }
     }
@@ -260,7 +266,6 @@ impl Swarm<'_> {
         let failed = self.0.iter().filter(|worker| worker.outcome.is_none()).count();
         let fresh = || self.ran().filter(|ran| !ran.cached);
         Report {
-            schema: SCHEMA,
             ended: if failed == 0 { Ended::Ok } else { Ended::Failed },
             seed,
             agents: self.0.len(),
@@ -367,7 +372,111 @@ fn seconds(value: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use sandpit_config::prices::PriceBook;
+    use serde_json::Value;
+
+    use super::super::costs;
     use super::*;
+
+    /// What every field means.
+    const GUIDE: &str = include_str!("../../../docs/guide/demo.md");
+
+    fn names(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    found.insert(name.clone());
+                    names(value, found);
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+            _ => {}
+        }
+    }
+
+    fn outcome() -> Outcome {
+        let record = Record::default();
+        Outcome {
+            instruments: vec!["KO".to_owned()],
+            parameters: "days 5".to_owned(),
+            variants: 6,
+            walk_forward_sharpe: 0.123_456_789,
+            terms: Terms {
+                capital: 1,
+                cost_bps: 5,
+                borrow_bps: 50,
+                fill_after: 1,
+                weight_max: 0.2,
+                gross_max: 0.98,
+            },
+            test: record,
+            stressed: record,
+            hold: record,
+            equity: 1,
+            fills_sha256: String::new(),
+        }
+    }
+
+    fn stock() -> Stock {
+        let text = r#"{"template":"trading","digest":"","target":10,"ready":10,"booting":0,"leased":0,
+            "ending":0,"waiting":0,"hits":3,"misses":1,"refused":0,"boot_failures":0}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn market() -> Market {
+        Market {
+            folder: PathBuf::new(),
+            source: String::new(),
+            version: String::new(),
+            file: String::new(),
+            license: String::new(),
+            caution: String::new(),
+            sha256: String::new(),
+            prices_sha256: String::new(),
+            fetched: false,
+            from: String::new(),
+            to: String::new(),
+            rows: 0,
+            symbols: Vec::new(),
+        }
+    }
+
+    /// Two agents, one of which gave up.
+    fn report() -> Report {
+        let mut workers: Vec<Worker> = plan::parts(8, 1).into_iter().map(Worker::new).collect();
+        workers.truncate(2);
+        workers[0].hear(Line::Finished(Box::new(outcome())));
+        workers[1].hear(Line::Failed { why: "a reason".to_owned() });
+        let swarm = Swarm(&workers);
+        let cost = costs::estimate(&PriceBook::builtin(), &swarm.usage(Duration::ZERO)).unwrap();
+        swarm.report(1, market(), &stock(), CacheStock::default(), cost)
+    }
+
+    #[test]
+    fn every_field_of_the_document_is_explained() {
+        let mut found = BTreeSet::new();
+        names(&serde_json::to_value(report()).unwrap(), &mut found);
+        let unexplained: Vec<&String> =
+            found.iter().filter(|name| !GUIDE.contains(&format!("`{name}`"))).collect();
+        assert!(unexplained.is_empty(), "docs/guide/demo.md does not explain {unexplained:?}");
+    }
+
+    #[test]
+    fn an_agent_that_gave_up_fails_the_run_and_a_leak_fails_one_without() {
+        let failed = report();
+        assert_eq!((failed.ended, failed.failed, failed.agents), (Ended::Failed, 1, 2));
+        assert_eq!((failed.pool.hit_rate, failed.instruments), (0.75, 1));
+        let left = Leftovers { mounts: vec!["x".to_owned()], ..Leftovers::default() };
+        let good = Report { ended: Ended::Ok, ..report() };
+        let leaked = good.clone().closed(left.clone(), Seen::default(), Walls::default());
+        assert_eq!((leaked.ended, leaked.leaked), (Ended::Leaked, 1));
+        let both = failed.closed(left, Seen::default(), Walls::default());
+        assert_eq!((both.ended, both.leaked), (Ended::Failed, 1));
+        let clean = good.closed(Leftovers::default(), Seen::default(), Walls::default());
+        assert_eq!((clean.ended, clean.leaked), (Ended::Ok, 0));
+    }
 
     #[test]
     fn percentiles_are_values_that_happened() {
@@ -392,11 +501,22 @@ mod tests {
         };
         worker.hear(ran(Where::OneShot, false, 100.0));
         worker.hear(ran(Where::OneShot, true, 200.0));
+        worker.hear(Line::Leased(Lease {
+            took_ms: 1.0,
+            from_pool: true,
+            cpu_count: 2,
+            memory_mb: 1_024,
+            isolation: String::new(),
+        }));
         worker.hear(ran(Where::Leased, false, 300.0));
         worker.hear(Line::Returned { lived_s: 1.5 });
         let usage = Swarm(&[worker]).usage(Duration::from_secs(9));
         let ms = |ms| vec![Duration::from_millis(ms)];
-        assert_eq!((usage.one_shots, usage.answered, usage.cells), (ms(100), ms(200), ms(300)));
-        assert_eq!((usage.leases, usage.stock), (ms(1_500), Duration::from_secs(9)));
+        assert_eq!((usage.one_shots, usage.answered), (ms(100), ms(200)));
+        assert_eq!(usage.shape, Shape { cpu_count: 2, memory_mb: 1_024 });
+        assert_eq!(
+            (usage.cells, usage.leases, usage.stock),
+            (vec![ms(300)], ms(1_500), Duration::from_secs(9))
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! The report for people: tables that fit a hundred columns.
 
+use std::ops::Range;
+
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 use super::costs::CostReport;
 use super::report::{AgentReport, Ended, Latency, Report};
 use super::told::Outcome;
+use crate::cli::out;
 
 /// Columns the report never exceeds.
 const WIDTH: u16 = 100;
@@ -27,7 +30,6 @@ fn verdict(report: &Report, styled: bool) -> String {
         Ended::Ok => "done",
         Ended::Failed => "failed",
         Ended::Leaked => "done, but something was left behind",
-        Ended::Interrupted => "interrupted",
     };
     let mut lines = vec![format!(
         "{how}: {agents} agents, {strategies} strategies, {instruments} instruments, {executions} executions; {failed} failed, {leaked} left behind"
@@ -67,11 +69,7 @@ fn trading(report: &Report, styled: bool) -> String {
             None => table.add_row(vec![Cell::new(&agent.name), Cell::new("gave up")]),
         };
     }
-    for column in 2..header.len() {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align(&mut table, 2..header.len());
     let mut text = format!(
         "Trading {} to {}, chosen on {} to {} alone\n{}",
         report.test.from,
@@ -81,15 +79,16 @@ fn trading(report: &Report, styled: bool) -> String {
         table.trim_fmt()
     );
     if let Some(terms) = report.terms {
-        text.push_str(&format!(
-            "\nEach desk: {} at the start, {} days to fill at the close, {} bp of what is traded, {} bp a year for\nshorts, at most {} in one name and {} in all. Sharpe: daily, times the root of 252, risk-free rate 0.\nresearch: Sharpe of choosing this way, walk-forward. stressed: Sharpe when filled a day later at twice\nthe costs. hold: return of buying the desk's instruments and holding them.",
+        text.push('\n');
+        text.push_str(&wrapped(&format!(
+            "Each desk begins with {}, sees closes up to a day and is filled at the close {} trading day later, pays {} bp of what it trades and {} bp a year for shorts, and holds at most {} in one name, {} in all. research: Sharpe of choosing this way in windows it had not seen, walk-forward. Sharpe: mean over deviation of daily returns, times the root of 252, at a risk-free rate of 0. fall: deepest, from the highest close before. stress: Sharpe when filled a day later still, at twice the costs. hold: buying the same instruments once instead.",
             dollars(terms.capital),
             terms.fill_after,
             terms.cost_bps,
             terms.borrow_bps,
             percent(terms.weight_max),
             percent(terms.gross_max),
-        ));
+        )));
     }
     text
 }
@@ -102,14 +101,13 @@ fn row(agent: &AgentReport, outcome: &Outcome, styled: bool) -> Vec<Cell> {
         (false, _) => gain,
     };
     vec![
-        Cell::new(format!("{} {}", agent.name, agent.temper.as_str())),
+        Cell::new(&agent.name),
         Cell::new(&outcome.parameters),
         Cell::new(format!("{:.2}", outcome.walk_forward_sharpe)),
         gain,
         Cell::new(format!("{:.2}", outcome.test.sharpe)),
         Cell::new(percent(outcome.test.max_drawdown)),
         Cell::new(outcome.test.trades),
-        Cell::new(dollars(outcome.test.costs)),
         Cell::new(format!("{:.2}", outcome.stressed.sharpe)),
         Cell::new(signed(outcome.hold.gain)),
     ]
@@ -119,18 +117,14 @@ fn node(report: &Report, styled: bool) -> String {
     let mut table = empty(&["sandboxes", "p50", "p99", "n"], styled);
     let latencies = [
         ("acquire, over NATS", report.acquire_ms),
-        ("execution, over NATS, the program included", report.exec_ms),
-        ("  beyond the program itself (cells of a lease)", report.exec_overhead_ms),
-        ("execution answered by an equal one", report.cached_ms),
+        ("execution, over NATS, with its program", report.exec_ms),
+        ("  without its program, in a held sandbox", report.exec_overhead_ms),
+        ("execution, where an equal one answered", report.cached_ms),
     ];
     for (what, Latency { p50, p99, n }) in latencies {
-        table.add_row(vec![what.to_owned(), millis(p50), millis(p99), n.to_string()]);
+        table.add_row(vec![what.to_owned(), out::millis(p50), out::millis(p99), n.to_string()]);
     }
-    for column in 1..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align(&mut table, 1..4);
     let (pool, cache, wall) = (report.pool, report.cache, report.wall);
     format!(
         "{}\npool: {} of {} acquires found one ready ({}), target {}; isolation: {}\ncache: {} hits, {} joined a run under way, {} had to run\nleft behind: {} of {} processes and {} network namespaces that were seen\ntime: prices {}, node {}, swarm {}, teardown {}; {} in all",
@@ -180,11 +174,7 @@ fn cost(cost: &CostReport, styled: bool) -> String {
         format!("{:.1}", cold.seconds),
         cold.microusd.to_string(),
     ]);
-    for column in 1..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align(&mut table, 1..4);
     let text = format!(
         "{} vCPU and {} MiB at {}'s published price ({}, read {}): {}. Cold: {}; {} boots at the published median of {} ms ({}) are {:.0} s of waiting on top.",
         cost.cpu_count,
@@ -234,6 +224,16 @@ fn empty(header: &[&str], styled: bool) -> Table {
     table
 }
 
+/// Figures stand right, and columns one space apart.
+fn align(table: &mut Table, figures: Range<usize>) {
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 1));
+        if figures.contains(&at) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
 /// Breaks text between words.
 fn wrapped(text: &str) -> String {
     let mut lines = vec![String::new()];
@@ -270,10 +270,6 @@ pub(super) fn signed(share: f64) -> String {
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
-}
-
-fn millis(ms: f64) -> String {
-    if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }
 
 fn span(ms: u64) -> String {

@@ -1,18 +1,30 @@
 //! What an agent tells about its work: a line of JSON at a time on its standard output, read by the
 //! demonstration that started it. Nothing of this travels on the bus.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::plan::Part;
 
 /// What an agent is given on its standard input: one line. As long as that input stays open, it is
 /// wanted.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct Task {
-    /// The bus, as a URL of NATS with everything needed to log in.
-    pub bus: String,
+    /// The bus.
+    pub url: String,
+    /// As whom to join it.
+    pub user: String,
+    /// With what.
+    pub password: String,
     /// Its part.
     pub part: Part,
+}
+
+impl fmt::Debug for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").field("part", &self.part).finish_non_exhaustive()
+    }
 }
 
 /// One line.

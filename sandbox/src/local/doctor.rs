@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use serde::Serialize;
@@ -398,19 +397,6 @@ fn core_pattern() -> Line {
         None => "crashes are written to files; sandboxes may write 1 byte".to_owned(),
     };
     Line::ok("cores", found)
-}
-
-/// What of this machine holds sandboxes: before and after must be alike.
-fn folders_of_engines(backend_of: &Backend) -> io::Result<usize> {
-    let mut found = 0;
-    for folder in backend_of.folders() {
-        let Some(parent) = folder.parent() else { continue };
-        for entry in fs::read_dir(parent)? {
-            let name = entry?.file_name();
-            found += usize::from(name.to_string_lossy().starts_with("sandpit-"));
-        }
-    }
-    Ok(found)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! warm Python workers.
 
 pub mod cgroup;
+pub mod doctor;
 pub mod lockdown;
 pub mod mode;
 pub mod options;

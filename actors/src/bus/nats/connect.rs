@@ -13,7 +13,7 @@ use sandpit_messages::codec::BODY_MAX;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::mux::Mux;
+use super::mux::{self, Mux};
 use super::{BusState, Inner};
 use crate::clock::Clock;
 
@@ -255,7 +255,11 @@ impl Watcher {
                         self.tell.send_replace(BusState::Draining);
                     }
                     Some(Event::ServerError(error)) => {
-                        tracing::warn!(%error, "the nats-server complains");
+                        let error = error.to_string();
+                        tracing::warn!(error, "the nats-server complains");
+                        if let Some(subject) = not_to_publish(&error) {
+                            self.mux.forbid(subject);
+                        }
                     }
                     Some(event) => tracing::debug!(%event, "of the connection"),
                     None => return,
@@ -296,18 +300,21 @@ impl Watcher {
             tracing::error!(%found, "the nats-server is too old; not using this connection");
             return;
         }
-        let Some(pending) = self.mux.register() else { return };
-        let echo = async {
-            self.client.publish(pending.inbox(), bytes::Bytes::new()).await.ok()?;
-            pending.answer().await
-        };
         let until = self.clock.instant(self.clock.now() + SAMPLE_EVERY * 10);
-        if let Ok(Some(_)) = tokio::time::timeout_at(until, echo).await {
+        let echo = mux::echo(&self.mux, &self.client);
+        if let Ok(Some(())) = tokio::time::timeout_at(until, echo).await {
             let server = self.client.server_info().version;
             tracing::info!(server, "connected to the bus");
             self.tell.send_replace(BusState::Connected { server });
         }
     }
+}
+
+/// The subject in `Permissions Violation for Publish to "subject"`. Whoever asked there would
+/// otherwise wait for nothing until his deadline.
+fn not_to_publish(error: &str) -> Option<&str> {
+    let (_, rest) = error.split_once("Publish to \"")?;
+    rest.split('"').next()
 }
 
 fn new_enough(client: &Client) -> Result<(), String> {

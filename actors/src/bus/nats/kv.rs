@@ -1,5 +1,6 @@
 //! Buckets. Only the outcome of a write decides; what cannot be known is said to be unknown.
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ impl Kv for NatsKv {
                 made.map(Revision).map_err(|error| match error.kind() {
                     kv::CreateErrorKind::AlreadyExists => KvError::Exists,
                     kv::CreateErrorKind::InvalidKey => KvError::Unusable(error.to_string()),
-                    _ => KvError::Unknown,
+                    _ => outcome(&error),
                 })
             };
             self.inner.in_time(call).await.unwrap_or(Err(KvError::Unknown))
@@ -135,6 +136,13 @@ fn refused(kind: kv::UpdateErrorKind, error: &kv::UpdateError) -> KvError {
     match kind {
         kv::UpdateErrorKind::WrongLastRevision => KvError::Stale,
         kv::UpdateErrorKind::InvalidKey => KvError::Unusable(error.to_string()),
-        kv::UpdateErrorKind::TimedOut | kv::UpdateErrorKind::Other => KvError::Unknown,
+        kv::UpdateErrorKind::TimedOut | kv::UpdateErrorKind::Other => outcome(error),
     }
+}
+
+/// Whether the server said no, in which case nothing was written, or nothing at all.
+fn outcome(error: &(dyn Error + 'static)) -> KvError {
+    let mut causes = std::iter::successors(Some(error), |error| Error::source(*error));
+    let no = causes.find_map(|cause| cause.downcast_ref::<jetstream::Error>());
+    no.map_or(KvError::Unknown, |no| KvError::Unusable(no.to_string()))
 }

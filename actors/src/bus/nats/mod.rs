@@ -19,6 +19,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use rand::RngExt;
 use sandpit_messages::envelope;
+use sandpit_messages::problem::{Detail, Problem, Ran};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +33,7 @@ use super::{
 };
 use crate::clock::Clock;
 pub use connect::{ConnectError, Credentials, Options, SERVER_MIN};
-use mux::Mux;
+use mux::{Mux, Outcome};
 
 /// The status a server answers with when nobody listens.
 const NO_RESPONDERS: u16 = 503;
@@ -110,16 +111,16 @@ impl Inner {
     /// Hands a message to the library, and waits for its room no longer than `until`.
     async fn enqueue(
         &self,
-        message: Message,
+        subject: Subject,
         reply: Option<Subject>,
+        (headers, body): (Headers, Bytes),
         until: Moment,
     ) -> Result<(), SendError> {
         self.connected()?;
-        let Message { subject, headers, body } = message;
+        writable(&subject)?;
         if body.len() > self.payload_max {
             return Err(SendError::TooLarge { bytes: body.len(), max: self.payload_max });
         }
-        let subject = writable(subject)?;
         let headers = (!headers.is_empty()).then(|| header_map(&headers)).transpose()?;
         let until = until.min(self.clock.now() + self.enqueue_max);
         let sent = async {
@@ -153,17 +154,21 @@ impl Inner {
     async fn ask(&self, mut message: Message, until: Moment) -> Result<Message, AskError> {
         let now = self.clock.both();
         question::stamp(&mut message, now, until, self.random());
-        let Some(pending) = self.mux.register() else {
+        let Message { subject, headers, body } = message;
+        let subject = Subject::from(subject);
+        let Some(pending) = self.mux.register(subject.clone()) else {
             return Err(AskError::NotSent(SendError::Saturated));
         };
-        let subject = message.subject.clone();
-        let inbox = pending.inbox();
-        self.enqueue(message, Some(inbox), until).await.map_err(AskError::NotSent)?;
-        let answer = tokio::time::timeout_at(self.clock.instant(until), pending.answer()).await;
-        let answer = answer.map_err(|_| AskError::TimedOut(until.since(now.moment)))?;
-        let answer = answer.ok_or(AskError::Interrupted)?;
+        let sent = self.enqueue(subject.clone(), Some(pending.inbox()), (headers, body), until);
+        sent.await.map_err(AskError::NotSent)?;
+        let ended = tokio::time::timeout_at(self.clock.instant(until), pending.outcome()).await;
+        let ended = ended.map_err(|_| AskError::TimedOut(until.since(now.moment)))?;
+        let answer = match ended.ok_or(AskError::Interrupted)? {
+            Outcome::Answered(answer) => answer,
+            Outcome::Forbidden => return Err(AskError::Refused(Box::new(forbidden(&subject)))),
+        };
         if answer.status.is_some_and(|status| status.as_u16() == NO_RESPONDERS) {
-            return Err(AskError::NoResponders(subject));
+            return Err(AskError::NoResponders(subject.into_string()));
         }
         let (message, fault) = taken(answer);
         match fault {
@@ -174,15 +179,10 @@ impl Inner {
 
     /// Has the server echo a word: it has then acted on all that this connection sent before.
     async fn barrier(&self) -> Result<(), BusError> {
-        let pending = self.mux.register().ok_or(BusError::NotConnected)?;
+        let echo = mux::echo(&self.mux, &self.client);
         let until = self.clock.now() + BARRIER_MAX;
-        let sent = self.client.publish(pending.inbox(), Bytes::new());
-        let echoed = async {
-            sent.await.ok()?;
-            pending.answer().await
-        };
-        match tokio::time::timeout_at(self.clock.instant(until), echoed).await {
-            Ok(Some(_)) => Ok(()),
+        match tokio::time::timeout_at(self.clock.instant(until), echo).await {
+            Ok(Some(())) => Ok(()),
             Ok(None) => Err(BusError::NotConnected),
             Err(_) => {
                 Err(BusError::Unusable(format!("the server echoed nothing in {BARRIER_MAX:?}")))
@@ -248,8 +248,9 @@ impl Bus for NatsBus {
     fn publish(&self, mut message: Message) -> BoxFuture<'_, Result<(), SendError>> {
         let span = trace::publishing(&message.subject);
         trace::inject(&span, &mut message.headers);
+        let Message { subject, headers, body } = message;
         let until = self.inner.clock.now() + self.inner.enqueue_max;
-        self.inner.enqueue(message, None, until).instrument(span).boxed()
+        self.inner.enqueue(subject.into(), None, (headers, body), until).instrument(span).boxed()
     }
 
     fn ask(&self, mut message: Message, until: Moment) -> BoxFuture<'_, Result<Message, AskError>> {
@@ -301,13 +302,26 @@ impl Inner {
 }
 
 /// A subject that holds nothing which would end it on the wire.
-fn writable(subject: String) -> Result<Subject, SendError> {
+fn writable(subject: &str) -> Result<(), SendError> {
     let ends = |byte: u8| byte.is_ascii_whitespace() || byte.is_ascii_control();
     if subject.is_empty() || subject.bytes().any(ends) {
         let subject: String = subject.chars().take(64).collect();
         return Err(SendError::Malformed { what: format!("subject {subject:?}") });
     }
-    Ok(Subject::from(subject))
+    Ok(())
+}
+
+/// As it would be answered by somebody who hears it.
+fn forbidden(subject: &str) -> Problem {
+    Problem {
+        kind: "forbidden".to_owned(),
+        code: 403,
+        message: format!("this user may not ask on {subject}"),
+        ran: Ran::No,
+        retry_after_ms: None,
+        detail: Detail::default(),
+        trace_id: None,
+    }
 }
 
 fn header_map(headers: &Headers) -> Result<HeaderMap, SendError> {

@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_nats::Subject;
+use async_nats::{Client, Subject};
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::Counts;
@@ -32,7 +33,22 @@ struct Slab {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
-    waiting: Option<oneshot::Sender<async_nats::Message>>,
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// What was asked on.
+    subject: Subject,
+    tell: oneshot::Sender<Outcome>,
+}
+
+/// How a question ends; without one the connection broke.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Answered(async_nats::Message),
+    /// The server lets us not ask there.
+    Forbidden,
 }
 
 /// A question that waits. Dropping it, answered or not, frees its slot.
@@ -41,7 +57,7 @@ pub(super) struct Pending {
     mux: Arc<Mux>,
     slot: u32,
     generation: u32,
-    answer: oneshot::Receiver<async_nats::Message>,
+    outcome: oneshot::Receiver<Outcome>,
 }
 
 impl Mux {
@@ -54,9 +70,9 @@ impl Mux {
         format!("{}*", self.prefix)
     }
 
-    /// A slot for one question; `None` if too many wait.
-    pub(super) fn register(self: &Arc<Self>) -> Option<Pending> {
-        let (tell, answer) = oneshot::channel();
+    /// A slot for one question on `subject`; `None` if too many wait.
+    pub(super) fn register(self: &Arc<Self>, subject: Subject) -> Option<Pending> {
+        let (tell, outcome) = oneshot::channel();
         let mut slab = self.slab();
         let slot = match slab.free.pop() {
             Some(slot) => slot,
@@ -67,9 +83,9 @@ impl Mux {
             None => return None,
         };
         let entry = slab.slots.get_mut(slot as usize)?;
-        entry.waiting = Some(tell);
+        entry.waiting = Some(Waiting { subject, tell });
         let generation = entry.generation;
-        Some(Pending { mux: Arc::clone(self), slot, generation, answer })
+        Some(Pending { mux: Arc::clone(self), slot, generation, outcome })
     }
 
     /// Takes in one answer.
@@ -81,7 +97,7 @@ impl Mux {
             if entry.generation == generation { entry.waiting.take() } else { None }
         });
         // Whoever gave up in this very moment gets it no more either.
-        if waiting.is_none_or(|waiting| waiting.send(message).is_err()) {
+        if waiting.is_none_or(|waiting| waiting.tell.send(Outcome::Answered(message)).is_err()) {
             slab.late += 1;
         }
     }
@@ -90,6 +106,15 @@ impl Mux {
     pub(super) fn interrupt(&self) {
         for slot in &mut self.slab().slots {
             slot.waiting = None;
+        }
+    }
+
+    /// Ends the questions on a subject that is not ours to ask on.
+    pub(super) fn forbid(&self, subject: &str) {
+        for slot in &mut self.slab().slots {
+            if let Some(waiting) = slot.waiting.take_if(|waiting| *waiting.subject == *subject) {
+                waiting.tell.send(Outcome::Forbidden).ok();
+            }
         }
     }
 
@@ -111,9 +136,9 @@ impl Pending {
         Subject::from(format!("{}{slot:x}-{generation:x}", mux.prefix))
     }
 
-    /// The answer; `None` if the connection broke first.
-    pub(super) async fn answer(mut self) -> Option<async_nats::Message> {
-        (&mut self.answer).await.ok()
+    /// How it ended; `None` if the connection broke first.
+    pub(super) async fn outcome(mut self) -> Option<Outcome> {
+        (&mut self.outcome).await.ok()
     }
 }
 
@@ -125,6 +150,17 @@ impl Drop for Pending {
             entry.waiting = None;
         }
         slab.free.push(self.slot);
+    }
+}
+
+/// Has the server send a word back over the same connection; it has then acted on all that was
+/// sent before. `None` if the connection broke.
+pub(super) async fn echo(mux: &Arc<Mux>, client: &Client) -> Option<()> {
+    let pending = mux.register(Subject::from_static("echo"))?;
+    client.publish(pending.inbox(), Bytes::new()).await.ok()?;
+    match pending.outcome().await? {
+        Outcome::Answered(_) => Some(()),
+        Outcome::Forbidden => None,
     }
 }
 
@@ -156,10 +192,12 @@ mod tests {
     #[tokio::test]
     async fn an_answer_finds_its_question() {
         let mux = mux();
-        let (first, second) = (mux.register().unwrap(), mux.register().unwrap());
+        let (first, second) =
+            (mux.register("a.b".into()).unwrap(), mux.register("a.b".into()).unwrap());
         assert_ne!(first.inbox(), second.inbox());
         mux.deliver(answer_to(second.inbox()));
-        assert_eq!(second.answer().await.unwrap().payload, "yes");
+        let Some(Outcome::Answered(answer)) = second.outcome().await else { panic!("answered") };
+        assert_eq!(answer.payload, "yes");
         assert_eq!(mux.counts(), Counts { pending: 1, late: 0 });
         drop(first);
         assert_eq!(mux.counts(), Counts { pending: 0, late: 0 });
@@ -168,34 +206,45 @@ mod tests {
     #[tokio::test]
     async fn a_late_answer_never_reaches_the_next_question_in_its_slot() {
         let mux = mux();
-        let first = mux.register().unwrap();
+        let first = mux.register("a.b".into()).unwrap();
         let stale = first.inbox();
         drop(first);
-        let second = mux.register().unwrap();
+        let second = mux.register("a.b".into()).unwrap();
         assert_ne!(second.inbox(), stale, "the slot is the same, the generation is not");
         mux.deliver(answer_to(stale));
         mux.deliver(answer_to("_INBOX.node.x.nonsense".into()));
         mux.deliver(answer_to("_INBOX.node.x.ffffffff-0".into()));
         assert_eq!(mux.counts(), Counts { pending: 1, late: 3 });
         mux.deliver(answer_to(second.inbox()));
-        assert!(second.answer().await.is_some());
+        assert!(second.outcome().await.is_some());
     }
 
     #[tokio::test]
     async fn questions_end_with_the_connection() {
         let mux = mux();
-        let waiting = mux.register().unwrap();
+        let waiting = mux.register("a.b".into()).unwrap();
         mux.interrupt();
-        assert!(waiting.answer().await.is_none());
+        assert!(waiting.outcome().await.is_none());
         assert_eq!(mux.counts().pending, 0);
+    }
+
+    #[tokio::test]
+    async fn a_forbidden_subject_ends_its_questions_and_no_others() {
+        let mux = mux();
+        let (forbidden, other) = (mux.register("$KV.x".into()), mux.register("a.b".into()));
+        mux.forbid("$KV.x");
+        assert!(matches!(forbidden.unwrap().outcome().await, Some(Outcome::Forbidden)));
+        assert_eq!(mux.counts().pending, 1);
+        drop(other);
     }
 
     #[test]
     fn past_the_bound_a_question_is_refused() {
         let mux = mux();
-        let waiting: Vec<Pending> = (0..PENDING_MAX).map(|_| mux.register().unwrap()).collect();
-        assert!(mux.register().is_none());
+        let waiting: Vec<Pending> =
+            (0..PENDING_MAX).map(|_| mux.register("a.b".into()).unwrap()).collect();
+        assert!(mux.register("a.b".into()).is_none());
         drop(waiting);
-        assert!(mux.register().is_some());
+        assert!(mux.register("a.b".into()).is_some());
     }
 }

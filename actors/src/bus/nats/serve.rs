@@ -28,8 +28,9 @@ impl Wire for Inner {
     }
 
     fn send(&self, message: Message) -> BoxFuture<'_, Result<(), SendError>> {
+        let Message { subject, headers, body } = message;
         let until = self.clock.now() + self.enqueue_max;
-        self.enqueue(message, None, until).boxed()
+        self.enqueue(subject.into(), None, (headers, body), until).boxed()
     }
 
     fn subscribe<'a>(

@@ -1,7 +1,12 @@
 //! `sandpit bench`: figures of this machine, next to a peer's of the same run.
 
 mod bus;
+mod engine;
+mod exec;
 mod machine;
+mod node;
+mod peers;
+mod pool;
 mod stats;
 
 use std::path::PathBuf;
@@ -10,7 +15,7 @@ use std::time::Duration;
 use actix::System;
 use sandpit_actors::bus::AskError;
 use sandpit_config::Config;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
 use super::failure::Failure;
@@ -31,12 +36,32 @@ pub(super) struct Arguments {
     /// Milliseconds of one turn, where a turn is as long as that.
     #[arg(long, global = true, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     turn_ms: u64,
+    /// Installs peers that are missing and that a package of this system provides.
+    #[arg(long, global = true)]
+    install_peers: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::Subcommand)]
 enum What {
     /// Question and answer over the bus, next to the client library's own.
     Bus,
+    /// A sandbox from the warm pool over NATS, next to a raw echo; and a rush.
+    Pool,
+    /// `1+1` in a warm sandbox, over NATS and inside the engine, next to a Jupyter kernel.
+    Exec,
+    /// A sandbox with pandas from nothing to gone, next to Python, bubblewrap and Jupyter.
+    Engine,
+}
+
+impl What {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bus => "bus",
+            Self::Pool => "pool",
+            Self::Exec => "exec",
+            Self::Engine => "engine",
+        }
+    }
 }
 
 /// How long it is measured.
@@ -96,37 +121,71 @@ impl From<AskError> for BenchError {
     }
 }
 
+/// What came of one.
+#[derive(Debug, Default)]
+struct Report {
+    rows: Vec<Row>,
+    /// Parts of the document beside the rows.
+    more: Map<String, Value>,
+    /// Sentences for people, and why peers are absent.
+    notes: Vec<String>,
+}
+
 impl Arguments {
     pub(super) fn run(self, flags: &SettingFlags, out: Out) -> Result<Exit, Failure> {
         let config = settings::load(flags)?.config;
         let time = Duration::from_millis(self.turn_ms);
         let plan = Plan { rounds: self.rounds, time, warm_up: time / 4 };
-        let (name, schema) = match self.what {
-            What::Bus => ("bus", "sandpit.bench.bus/1"),
-        };
+        let name = self.what.name();
         let stages = Stages::begin(&format!("bench {name}"), out.quiet);
         let bench = Bench { config, stages };
         let mut machine = Machine::look();
-        let measured = System::new().block_on(async {
-            match self.what {
-                What::Bus => bus::run(&bench, plan).await,
-            }
-        });
+        let report = self.measure(&bench, plan);
         bench.stages.end();
         machine.done();
-        let rows: Vec<Row> = measured.map_err(|error| {
-            let what = format!("bench {name} did not run to its end");
-            Failure::new(Exit::Failed, "bench_failed", what)
-                .caused_by(&error)
-                .next("sandpit doctor")
-        })?;
+        let Report { rows, mut more, notes } = report?;
         if out.json {
-            out.document(schema, &json!({ "machine": machine, "rows": rows }));
+            more.insert("machine".to_owned(), json!(machine));
+            more.insert("rows".to_owned(), json!(rows));
+            more.insert("notes".to_owned(), json!(notes));
+            out.document(&format!("sandpit.bench.{name}/1"), &more);
         } else {
             machine.print();
             stats::print(&rows);
+            notes.iter().for_each(|note| out::line(note));
             out::line("p50 ratio: ours over the peer's median, measured in turns in this run.");
         }
         Ok(Exit::Done)
     }
+
+    fn measure(&self, bench: &Bench, plan: Plan) -> Result<Report, Failure> {
+        match self.what {
+            What::Bus => {
+                let rows = System::new().block_on(bus::run(bench, plan));
+                let rows = rows.map_err(|error| node::failed(&error))?;
+                Ok(Report { rows, ..Report::default() })
+            }
+            What::Pool => {
+                let (rows, rush) = pool::run(bench, plan)?;
+                let more = Map::from_iter([("rush".to_owned(), json!(rush))]);
+                Ok(Report { rows, more, notes: vec![rush.sentence()] })
+            }
+            What::Exec => {
+                let (rows, absent) = exec::run(bench, plan, self.install_peers)?;
+                Ok(Report { rows, notes: named(absent), ..Report::default() })
+            }
+            What::Engine => {
+                let measured = engine::run(bench, plan, self.install_peers)?;
+                let engine::Measured { rows, idle, absent } = measured;
+                let more = Map::from_iter([("idle".to_owned(), json!(idle))]);
+                let mut notes = vec![idle.sentence()];
+                notes.extend(named(absent));
+                Ok(Report { rows, more, notes })
+            }
+        }
+    }
+}
+
+fn named(absent: Vec<String>) -> Vec<String> {
+    absent.into_iter().map(|why| format!("absent: {why}")).collect()
 }

@@ -2,7 +2,6 @@
 //! and using sandboxes takes here; then whether anything is left.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::time::Moment;
 
-use super::super::cgroup::Backend;
+use super::super::cgroup::{Backend, none};
 use super::super::engine::LocalProvider;
 use super::super::host::Launcher;
 use super::super::options::{CgroupChoice, Options};
@@ -53,12 +52,15 @@ pub(super) async fn run(options: &Options, launcher: &Launcher, say: &mut impl F
             return say(Line::fault("sandbox", found, "mend what is said above"));
         }
     };
-    let tried = Trial { provider: &provider, options: &options, made: 0 }.all(say).await;
+    let mut trial =
+        Trial { provider: &provider, options: &options, made: 0, namespaces: Vec::new() };
+    let tried = trial.all(say).await;
+    let namespaces = trial.namespaces;
     if let Err(error) = tried {
         say(Line::fault("sandbox", format!("a sandbox failed: {error}"), MEND));
     }
     provider.close().await;
-    say(leftovers(&word));
+    say(leftovers(&word, &namespaces));
 }
 
 /// The error and its causes in one line.
@@ -76,10 +78,12 @@ struct Trial<'a> {
     provider: &'a LocalProvider,
     options: &'a Options,
     made: u32,
+    /// Of processes, one for every sandbox that was attacked or timed.
+    namespaces: Vec<u64>,
 }
 
 impl Trial<'_> {
-    async fn all(mut self, say: &mut impl FnMut(Line)) -> Result<(), ProviderError> {
+    async fn all(&mut self, say: &mut impl FnMut(Line)) -> Result<(), ProviderError> {
         let started = sys::now();
         self.provider.prepare(TEMPLATE, Progress::silent()).await?;
         let (victim, beside) = (self.create().await?, self.create().await?);
@@ -124,7 +128,11 @@ impl Trial<'_> {
             ("H22", "the host's abstract sockets", format!("h22({mark:?})")),
             ("H24", "memory and descriptors of other processes", "h24()".to_owned()),
             ("H26", "limits of its first process", "h26()".to_owned()),
-            ("H31", "the host's environment and folders", format!("h31([{:?}])", store.to_string())),
+            (
+                "H31",
+                "the host's environment and folders",
+                format!("h31([{:?}])", store.to_string()),
+            ),
             ("H32", "writing what is shared", "h32()".to_owned()),
             ("H33", "mounts and namespaces", "h33()".to_owned()),
             ("H35", "parts of the kernel it has no use for", "h35()".to_owned()),
@@ -152,7 +160,7 @@ impl Trial<'_> {
         let mut creates = Vec::with_capacity(CREATES);
         for _ in 0..CREATES {
             let before = sys::now();
-            let sandbox = self.create().await?;
+            let sandbox = self.create_only().await?;
             creates.push(since(before));
             self.provider.destroy(sandbox).await?;
         }
@@ -175,7 +183,17 @@ impl Trial<'_> {
         Ok(())
     }
 
+    /// Makes a sandbox and remembers its namespace.
     async fn create(&mut self) -> Result<SandboxId, ProviderError> {
+        let sandbox = self.create_only().await?;
+        let number = "__import__('os').stat('/proc/self/ns/pid').st_ino";
+        // Where sandboxes see no processes there is no number, and groups alone are looked at.
+        let shown = self.cell(sandbox, number).await?;
+        self.namespaces.extend(shown.parse::<u64>());
+        Ok(sandbox)
+    }
+
+    async fn create_only(&mut self) -> Result<SandboxId, ProviderError> {
         self.made += 1;
         let sandbox = SandboxId::minted(self.options.node, u128::from(self.made));
         let request = CreateRequest { sandbox, template: TEMPLATE.to_owned() };
@@ -214,16 +232,17 @@ fn since(before: Moment) -> Duration {
     Duration::from_nanos(sys::now().as_nanos().saturating_sub(before.as_nanos()))
 }
 
-/// Whether the engine that ran left processes or groups.
-fn leftovers(word: &str) -> Line {
+/// Whether the engine that ran left processes in these namespaces, or groups.
+fn leftovers(word: &str, namespaces: &[u64]) -> Line {
     let mut left = Vec::new();
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-    for thread in threads {
-        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
-        left.extend(children.split_whitespace().map(|pid| format!("process {pid}")));
+    match none::survey() {
+        Ok(mut found) => {
+            let found = namespaces.iter().filter_map(|namespace| found.remove(namespace));
+            left.extend(found.map(|usage| format!("processes {:?}", usage.processes)));
+        }
+        Err(error) => left.push(format!("processes cannot be listed: {error}")),
     }
-    let backend =
-        Backend::detect(CgroupChoice::Auto, &format!("{word}-leftovers"), None);
+    let backend = Backend::detect(CgroupChoice::Auto, &format!("{word}-leftovers"), None);
     for folder in backend.folders() {
         let of_engine = folder.with_file_name(format!("sandpit-{word}"));
         if of_engine.exists() {

@@ -1,0 +1,11 @@
+//! Real actors on one thread, the bus in memory, the fake provider and a paused clock: is
+//! everything connected? Decides nothing about policies; those have their own tests.
+
+mod bus;
+mod contract;
+mod execs;
+mod faults;
+mod keys;
+mod requests;
+mod rig;
+mod supervision;
