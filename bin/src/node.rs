@@ -122,7 +122,7 @@ impl Node {
         bus.barrier().await.map_err(|error| unusable_bus().caused_by(&error))?;
         actors.tree.watch_thread(STALL_MAX, end_stalled);
         let draining = Arc::new(AtomicBool::new(false));
-        let health = health(&draining, bus, actors.tree.hung());
+        let health = health(&draining, bus.changes(), actors.tree.hung());
         let http = Http::listen(config.http.listen, health, metrics).await.map_err(no_http)?;
         let node = Self { id, data, clock, config, endpoint, embedded, local, draining, http };
         Ok((node, actors))
@@ -258,13 +258,17 @@ fn endpoints(config: &Config, embedded: Option<&Embedded>) -> (Endpoint, Endpoin
 }
 
 /// What `/healthz` answers.
-fn health(draining: &Arc<AtomicBool>, bus: NatsBus, hung: watch::Receiver<usize>) -> Health {
+fn health(
+    draining: &Arc<AtomicBool>,
+    bus: watch::Receiver<BusState>,
+    hung: watch::Receiver<usize>,
+) -> Health {
     let draining = Arc::clone(draining);
     Arc::new(move || {
         if draining.load(Ordering::Acquire) {
             return Err("draining");
         }
-        match bus.state() {
+        match *bus.borrow() {
             BusState::Connected { .. } if *hung.borrow() == 0 => Ok(()),
             BusState::Connected { .. } => Err("an actor hangs"),
             BusState::Down | BusState::Draining => Err("not connected to the bus"),

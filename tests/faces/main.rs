@@ -1,4 +1,6 @@
 //! What meets the outside: programs nobody here wrote read what we write.
 
 mod compose;
+mod node;
+mod telemetry;
 mod venv;

@@ -21,7 +21,7 @@ pub enum Exit {
     Quota,
     /// Not to be had now; asking again may help.
     Unavailable,
-    /// `doctor` found a fault.
+    /// `doctor` found a fault, or `probe` no node.
     Faulty,
     /// There is no nats-server and none could be had.
     NoServer,
@@ -48,7 +48,7 @@ Exit codes:
   5    in conflict with what exists
   6    a quota or budget is used up
   7    not to be had now: no node, busy, or timed out; asking again may help
-  9    `sandpit doctor` found a fault
+  9    `sandpit doctor` found a fault, or `sandpit probe` no node
   69   there is no nats-server and none could be had
   70   the node gave up: an actor failed too often
   71   the node had to end before its work had

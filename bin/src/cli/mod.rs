@@ -8,9 +8,11 @@ pub mod progress;
 mod bench;
 mod config;
 mod demo;
+mod doctor;
 mod env;
 mod exec;
 mod pool;
+mod probe;
 mod sandbox;
 mod up;
 
@@ -56,6 +58,10 @@ enum Verb {
     Sandbox(sandbox::Verb),
     /// Show what is kept ready.
     Pool,
+    /// Try out what this machine allows, and say what mends it.
+    Doctor,
+    /// Say whether a node answers; for whoever keeps containers alive.
+    Probe,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
@@ -101,6 +107,8 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
             out::bytes(&script);
             Ok(Exit::Done)
         }
+        Verb::Doctor => doctor::run(&settings, out),
+        Verb::Probe => probe::run(&settings, out),
         Verb::Bench(arguments) => arguments.run(&settings, out),
         Verb::Config(verb) => verb.run(settings::load(&settings)?, out),
         Verb::Up(arguments) => arguments.run(settings, out),

@@ -371,9 +371,13 @@ impl Engine {
             .arg0("init")
             .env_clear()
             .current_dir("/")
+            // Ctrl-C is for the node, which ends its sandboxes in order.
+            .process_group(0)
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // A Ctrl-C at the terminal is for the program, which ends its sandboxes in order.
+            .process_group(0)
             .spawn()?;
         let ours = Arc::new(ours);
         *lock(&self.launcher) = Some(Arc::clone(&ours));
