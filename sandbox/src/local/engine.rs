@@ -190,12 +190,14 @@ impl LocalProvider {
     ///
     /// # Errors
     /// [`StartError`]; nothing of it is left running.
-    pub async fn start(options: Options, launcher: Launcher) -> Result<Self, StartError> {
+    pub async fn start(mut options: Options, launcher: Launcher) -> Result<Self, StartError> {
         if options.isolation == Isolation::WeakLandlockSeccomp {
             return Err(StartError::Weak);
         }
         let store = options.store.clone();
-        make_store(&store).map_err(|cause| StartError::Store { path: store.clone(), cause })?;
+        let made = make_store(&store).and_then(|()| std::path::absolute(&store));
+        options.store = made.map_err(|cause| StartError::Store { path: store, cause })?;
+        let store = &options.store;
         let memory = store.join("interpreter.json");
         let interpreter = Interpreter::recall(options.python.as_deref(), &memory).await?;
         let at = |what| move |cause| StartError::Host { what, cause };

@@ -20,8 +20,9 @@ const CLOSE_ATTEMPTS: u32 = 40;
 /// The first launcher, and the next ones.
 impl Engine {
     pub(super) fn launcher_up(self: &Arc<Self>) {
-        self.launcher_stage.send_replace(LauncherStage::Up);
+        // Those that are prepared from now on start their own keepers.
         let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
+        self.launcher_stage.send_replace(LauncherStage::Up);
         for template in templates {
             if template.keeper().is_none() {
                 self.start_keeper_or_break(&template);

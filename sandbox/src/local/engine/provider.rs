@@ -21,7 +21,7 @@ use super::super::wire::Order;
 use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
 use super::template::{Readiness, Template};
-use super::{Engine, LocalProvider, MIB, group_limits, run};
+use super::{Engine, LauncherStage, LocalProvider, MIB, group_limits, run};
 use crate::provider::{
     CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease, Limits,
     Progress, Provider, ProviderError, Sample, SandboxInfo, TemplateInfo,
@@ -171,6 +171,7 @@ impl Engine {
         };
         progress.say("importing packages", None);
         let boot = self.boot(spec, &made).map_err(broken)?;
+        self.launched().await?;
         let number = self.number();
         let group = self
             .stock(|stock| stock.backend().group(&format!("tpl-{number}"), ZYGOTE_LIMITS))
@@ -182,6 +183,18 @@ impl Engine {
         self.start_keeper(&template).map_err(failed)?;
         template.up().await?;
         Ok(info)
+    }
+
+    /// Waits until there is a launcher.
+    async fn launched(&self) -> Result<(), ProviderError> {
+        let mut stage = self.launcher_stage.subscribe();
+        let settled = stage.wait_for(|stage| !matches!(stage, LauncherStage::Starting)).await;
+        match settled.as_deref() {
+            Ok(LauncherStage::Up) => Ok(()),
+            Ok(LauncherStage::Gone { why, .. }) => Err(failed(format!("the launcher: {why}"))),
+            // The sender is in `self`.
+            Ok(LauncherStage::Starting) | Err(_) => Err(failed("there is no launcher")),
+        }
     }
 
     fn boot(&self, spec: &TemplateSpec, made: &store::Template) -> Result<KeeperBoot, String> {
@@ -271,6 +284,25 @@ impl Engine {
 fn huge_pages_allowed() -> bool {
     std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled")
         .is_ok_and(|choice| !choice.contains("[never]"))
+}
+
+/// A skeleton that was built for a `create`, which may be gone when it arrives.
+struct Unclaimed(Option<Arc<Skeleton>>);
+
+impl Unclaimed {
+    fn new(skeleton: Arc<Skeleton>) -> Self {
+        Self(Some(skeleton))
+    }
+
+    fn claim(mut self) -> Arc<Skeleton> {
+        self.0.take().expect("claimed once")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|skeleton| skeleton.kill());
+    }
 }
 
 /// Gives up what a `create` that was dropped or failed had begun.
@@ -373,10 +405,12 @@ impl Engine {
                 let (engine, keeper) = (Arc::clone(self), Arc::clone(keeper));
                 let limits = group_limits(template.info.limits, self.options.bounds.pids);
                 // Making a group waits for the kernel.
-                tokio::task::spawn_blocking(move || engine.build_skeleton(&keeper, limits))
+                let build = move || engine.build_skeleton(&keeper, limits).map(Unclaimed::new);
+                tokio::task::spawn_blocking(build)
                     .await
                     .map_err(failed)?
                     .map_err(no_skeleton)?
+                    .claim()
             }
         };
         *kept = Some(Arc::clone(&skeleton));
