@@ -7,6 +7,7 @@ every figure to the last digit.
 """
 
 import math
+import operator
 
 import numpy as np
 
@@ -90,20 +91,18 @@ class Desk:
 
     def worth(self):
         """Cash, and shares at the close of the current day."""
-        closes = self.market.mills[self.row]
-        return self.cash + MICROS_PER_MILL * sum(
-            shares * int(mills) for shares, mills in zip(self.shares, closes)
-        )
+        closes = self.market.mills[self.row].tolist()
+        return self.cash + MICROS_PER_MILL * sum(map(operator.mul, self.shares, closes))
 
     def decide(self):
         """Asks the strategy, with the past alone in sight, and places what it wants."""
         known = self.market.closes[: self.row + 1]
         prices = self.market.mills[self.row] * MICROS_PER_MILL
         equity = self.equity[-1]
-        placed = [
-            shares + sum(order.get(at, 0) for order in self.orders.values())
-            for at, shares in enumerate(self.shares)
-        ]
+        placed = self.shares.copy()
+        for order in self.orders.values():
+            for at, change in order.items():
+                placed[at] += change
         wanted = self.strategy.decide(known, np.array(placed) * prices / equity)
         if wanted is None:
             return
@@ -137,8 +136,8 @@ class Desk:
         """The fee for what was short overnight, at the close before."""
         if self.row == 0 or min(self.shares) >= 0:
             return
-        closes = self.market.mills[self.row - 1]
-        short = -sum(min(shares, 0) * int(mills) for shares, mills in zip(self.shares, closes))
+        closes = self.market.mills[self.row - 1].tolist()
+        short = -sum(min(shares, 0) * mills for shares, mills in zip(self.shares, closes))
         fee = ceil_div(short * MICROS_PER_MILL * BORROW_BPS, 10_000 * DAYS_A_YEAR)
         self.cash -= fee
         self.costs += fee

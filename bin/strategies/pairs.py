@@ -32,11 +32,7 @@ class Strategy:
         before = list(zip(self.pairs, self.sides))
         if self.age % REFORM_EVERY == 0:
             self.form(np.diff(np.log(closes[-FORMATION - 1 :]), axis=0))
-        logs = np.log(closes[-self.window :])
-        self.sides = [
-            self.side(logs[:, one] - logs[:, other], side)
-            for (one, other), side in zip(self.pairs, self.sides)
-        ]
+        self.sides = self.judge(np.log(closes[-self.window :]))
         if list(zip(self.pairs, self.sides)) == before:
             return None
         weights = np.zeros(closes.shape[1])
@@ -60,14 +56,13 @@ class Strategy:
         self.pairs = pairs
         self.sides = [sides.get(pair, 0) for pair in pairs]
 
-    def side(self, spread, side):
-        """1: long the first leg; -1: short it; 0: out."""
-        deviation = spread.std(ddof=1)
-        if deviation == 0:
-            return 0
-        distance = (spread[-1] - spread.mean()) / deviation
-        if distance < -self.entry:
-            return 1
-        if distance > self.entry:
-            return -1
-        return 0 if abs(distance) < EXIT else side
+    def judge(self, logs):
+        """For each pair, 1: long the first leg; -1: short it; 0: out."""
+        if not self.pairs:
+            return []
+        one, other = np.array(self.pairs).T
+        spreads = logs[:, one] - logs[:, other]
+        deviation = spreads.std(axis=0, ddof=1)
+        distance = (spreads[-1] - spreads.mean(axis=0)) / np.where(deviation > 0, deviation, np.inf)
+        stay = np.where(np.abs(distance) < EXIT, 0, self.sides)
+        return np.where(distance < -self.entry, 1, np.where(distance > self.entry, -1, stay)).tolist()

@@ -95,6 +95,21 @@ impl Tenant {
     }
 }
 
+/// The text is not the name of a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tenant is 1 to 24 characters of a-z, 0-9 and `-`")]
+pub struct NotATenant;
+
+impl std::str::FromStr for Tenant {
+    type Err = NotATenant;
+
+    fn from_str(text: &str) -> Result<Self, NotATenant> {
+        let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let length = (1..=24).contains(&text.len());
+        if length && text.bytes().all(fine) { Ok(Self(text.to_owned())) } else { Err(NotATenant) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +119,14 @@ mod tests {
         assert!("0123456789abcdef".parse::<IdempotencyKey>().is_ok());
         for bad in ["short", "0123456789abcde/", &"x".repeat(65)] {
             assert_eq!(bad.parse::<IdempotencyKey>(), Err(NotAKey), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_a_word_of_a_subject() {
+        assert_eq!("local".parse(), Ok(Tenant::local()));
+        for bad in ["", "A", "a.b", "a*", &"x".repeat(25)] {
+            assert_eq!(bad.parse::<Tenant>(), Err(NotATenant), "{bad}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod cli;
 mod compose;
+mod foreign;
 mod node;
 mod telemetry;
 mod venv;

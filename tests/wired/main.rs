@@ -9,3 +9,4 @@ mod keys;
 mod requests;
 mod rig;
 mod supervision;
+mod trace;

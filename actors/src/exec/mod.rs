@@ -5,7 +5,9 @@ mod output;
 pub mod policy;
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -19,7 +21,7 @@ use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::Work;
 use sandpit_sandbox::{Provider, ProviderError};
 use sha2::{Digest, Sha256};
-use tokio::task::{AbortHandle, JoinError};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
 
@@ -94,6 +96,24 @@ enum Asker {
     Run { caller: Caller<Result<Arc<Executed>, Refusal>>, template: String, since: Moment },
     Cancel(Caller<bool>),
     Close(Caller<()>),
+}
+
+/// A task that ends with whoever waits for it.
+#[derive(Debug)]
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A run that has begun.
@@ -330,6 +350,8 @@ impl ExecActor {
         event: impl FnOnce(Result<T, NotAnswered>) -> Event + 'static,
     ) {
         let work = tokio::task::spawn_local(work.instrument(span));
+        // With the actor its questions end, so that a grant to it comes back.
+        let work = AbortOnDrop(work);
         let done = work.into_actor(self).map(|joined, actor: &mut Self, ctx| {
             let event = event(joined.unwrap_or(Err(NotAnswered::Interrupted)));
             actor.step(event, ctx);

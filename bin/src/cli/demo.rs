@@ -1,5 +1,7 @@
 //! `sandpit demo`: a node, a swarm on real prices, and what came of it.
 
+use sandpit_config::{Loaded, Setting, Source};
+
 use super::exit::Exit;
 use super::failure::Failure;
 use super::out::Out;
@@ -23,7 +25,13 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self, flags: &SettingFlags, out: Out) -> Result<Exit, Failure> {
-        let config = settings::load(flags)?.config;
+        let Loaded { mut config, settings } = settings::load(flags)?;
+        let is_usual = |setting: &Setting| setting.source == Source::Default;
+        let log = settings.iter().find(|setting| setting.key == "telemetry.log");
+        if log.is_some_and(is_usual) {
+            // What is looked at is the swarm; whoever wants to read more says so.
+            "warn".clone_into(&mut config.telemetry.log);
+        }
         let Self { agents, seed } = self;
         run::run(run::Options { agents, seed }, config, out)
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -18,6 +19,11 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 const CGROUP_DEPTH_MAX: usize = 12;
 /// How the control group of an engine begins; it ends with the number of the engine's process.
 const ENGINE: &str = "sandpit-";
+
+/// How often, and at what distance, a machine that differs is looked at again: 3 s in all, which is
+/// what an engine may take to end.
+const LOOKS: u32 = 60;
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A process: its number, and when it started in ticks since boot, because numbers are used again.
 type Process = (u32, u64);
@@ -97,6 +103,19 @@ impl Watch {
     /// How much was seen.
     pub fn seen(&self) -> Seen {
         Seen { processes: self.processes.len(), network_namespaces: self.networks.len() }
+    }
+
+    /// Compares, and again until nothing is left or 3 s are over: the kernel takes a moment
+    /// to take a killed process apart, and nothing announces the end.
+    pub async fn settled(&self) -> Leftovers {
+        for _ in 0..LOOKS {
+            let left = self.compare();
+            if left.count() == 0 {
+                return left;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.compare()
     }
 
     /// Compares.

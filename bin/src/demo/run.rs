@@ -64,13 +64,15 @@ pub fn run(options: Options, mut config: Config, out: Out) -> Result<Exit, Failu
         stages.end();
         began = clock.now();
         let parts = plan::parts(options.agents, options.seed);
+        let cut_short = CutShort::armed();
         worked = Some(work(node, &client, parts, &mut watch, out).await?);
+        cut_short.disarm();
         ended = clock.now();
         Ok(Exit::Done)
     });
     stages.end();
+    let mut leftovers = runtime()?.block_on(watch.settled());
     let over = clock.now();
-    let mut leftovers = watch.compare();
     let left = left?;
     let Some(Worked { workers, stock, cache, waited, held }) = worked else {
         return Ok(interrupted(&leftovers));
@@ -95,12 +97,17 @@ pub fn run(options: Options, mut config: Config, out: Out) -> Result<Exit, Failu
     Ok(if report.ended == Ended::Ok { left } else { Exit::Failed })
 }
 
+/// For what is waited for while there is no node.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, "internal", "the demonstration cannot wait").caused_by(&error)
+    })
+}
+
 /// The prices, fetched unless they are there.
 fn prices(home: &Path, config: &Config, stages: &Stages) -> Result<Market, Failure> {
     stages.step("getting prices", None);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| no_prices(&error, Exit::Failed))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         tokio::select! {
             market = market::ready(home, config.provider.local.python.as_deref()) => {
                 market.map_err(|error| no_prices(&error, exit_of(&error)))
@@ -129,14 +136,11 @@ fn exit_of(error: &MarketError) -> Exit {
 }
 
 /// A node of its own: it joins nobody's bus, takes any port, keeps stock of the one template that
-/// is used, says only what matters, and traces everything.
+/// is used, and traces everything.
 fn adapt(config: &mut Config, market: &Market) {
     config.bus.url = None;
     config.http.listen.set_port(0);
     config.telemetry.ratio = 1.0;
-    if config.telemetry.log == "info" {
-        "warn".clone_into(&mut config.telemetry.log);
-    }
     if config.telemetry.log_format == LogFormat::Auto {
         config.telemetry.log_format = LogFormat::Human;
     }
@@ -186,6 +190,31 @@ async fn work(
     worked.map_err(|error| {
         Failure::new(Exit::Failed, "no_agents", "the agents cannot be started").caused_by(&error)
     })
+}
+
+/// Says that it goes on when the swarm is cut short: the node may take seconds to leave, and somebody
+/// who pressed Ctrl-C would press it again.
+#[derive(Debug)]
+struct CutShort {
+    is_armed: bool,
+}
+
+impl CutShort {
+    fn armed() -> Self {
+        Self { is_armed: true }
+    }
+
+    fn disarm(mut self) {
+        self.is_armed = false;
+    }
+}
+
+impl Drop for CutShort {
+    fn drop(&mut self) {
+        if self.is_armed {
+            out::note("\ncut short; agents are gone, executions and sandboxes are being ended");
+        }
+    }
 }
 
 fn interrupted(leftovers: &Leftovers) -> Exit {

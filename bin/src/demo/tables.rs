@@ -58,10 +58,8 @@ fn verdict(report: &Report, styled: bool) -> String {
 }
 
 fn trading(report: &Report, styled: bool) -> String {
-    let header = [
-        "agent", "chose", "research", "return", "Sharpe", "max fall", "trades", "costs",
-        "stressed", "hold",
-    ];
+    let header =
+        ["agent", "chose", "research", "return", "Sharpe", "fall", "trades", "stress", "hold"];
     let mut table = empty(&header, styled);
     for agent in &report.per_agent {
         match &agent.outcome {

@@ -44,6 +44,7 @@ macro_rules! bus_contract {
             a_handler_that_panics_is_answered_for,
             a_handler_that_hangs_is_answered_for_before_its_caller_gives_up,
             a_deadline_that_passed_is_refused_unrun,
+            a_deadline_past_the_most_a_verb_allows_is_cut_to_it,
             a_header_that_is_no_deadline_is_refused,
             a_verb_that_is_not_known_is_refused,
             past_the_gate_a_caller_is_refused_at_once,
@@ -70,7 +71,7 @@ macro_rules! bus_contract {
 }
 
 /// Answers by verb: `echo` at once, `wait` when let, `panic` and `hang` never, `large` with more
-/// than can be sent.
+/// than can be sent, `left` with the milliseconds that are left.
 #[derive(Debug)]
 struct Actions {
     calls: AtomicUsize,
@@ -105,13 +106,18 @@ impl Handler for Acting {
         let Message { subject, headers, body } = request.message;
         let verb = subject.rsplit('.').next().unwrap_or_default().to_owned();
         assert_ne!(verb, "panic", "as it was asked to");
+        let left = request.until.since(request.at).as_millis();
         async move {
             match verb.as_str() {
                 "wait" => actions.let_go.acquire().await.expect("never closed").forget(),
                 "hang" => std::future::pending().await,
                 _ => (),
             }
-            let body = if verb == "large" { vec![0; BODY_MAX + 1].into() } else { body };
+            let body = match verb.as_str() {
+                "large" => vec![0; BODY_MAX + 1].into(),
+                "left" => left.to_string().into(),
+                _ => body,
+            };
             let kept = headers.get("Kept").unwrap_or_default();
             Reply { headers: Headers::new().with("Kept", kept), body, error: None }
         }
@@ -134,7 +140,7 @@ fn service() -> Service {
     let endpoint = Endpoint {
         subject: "sandpit.v1.req.*".to_owned(),
         group: Some("entry".to_owned()),
-        verbs: ["echo", "wait", "panic", "hang", "large"].map(verb).to_vec(),
+        verbs: ["echo", "wait", "panic", "hang", "large", "left"].map(verb).to_vec(),
     };
     Service {
         name: "contract".to_owned(),
@@ -307,6 +313,19 @@ pub async fn a_deadline_that_passed_is_refused_unrun(rig: Rig) {
     let problem = refused(rig.ask_with("echo", b"", headers, SOON).await);
     check(&problem, "timeout", 408, Ran::No);
     assert_eq!(actions.calls(), 0);
+}
+
+/// Five seconds here; nobody holds a place for a day.
+pub async fn a_deadline_past_the_most_a_verb_allows_is_cut_to_it(rig: Rig) {
+    let _serving = rig.serve(&Actions::new()).await;
+    let left = async |patience: Duration| {
+        let deadline = rig.clock.both().wall.plus(patience).0.to_string();
+        let headers = Headers::new().with(DEADLINE, deadline);
+        let answer = rig.ask_with("left", b"", headers, SOON).await.unwrap();
+        str::from_utf8(&answer.body).unwrap().parse::<u64>().unwrap()
+    };
+    assert!((4_900..=5_000).contains(&left(Duration::from_hours(24)).await));
+    assert!((1_000..=2_000).contains(&left(Duration::from_secs(2)).await));
 }
 
 /// Rather than guessed at.

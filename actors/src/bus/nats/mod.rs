@@ -12,7 +12,9 @@ mod serve;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::client::traits::Publisher;
 use async_nats::connection::State;
+use async_nats::message::OutboundMessage;
 use async_nats::{Client, HeaderMap, HeaderName, HeaderValue, Subject};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -123,19 +125,8 @@ impl Inner {
         }
         let headers = (!headers.is_empty()).then(|| header_map(&headers)).transpose()?;
         let until = until.min(self.clock.now() + self.enqueue_max);
-        let sent = async {
-            match (reply, headers) {
-                (Some(reply), Some(headers)) => {
-                    let client = &self.client;
-                    client.publish_with_reply_and_headers(subject, reply, headers, body).await
-                }
-                (Some(reply), None) => self.client.publish_with_reply(subject, reply, body).await,
-                (None, Some(headers)) => {
-                    self.client.publish_with_headers(subject, headers, body).await
-                }
-                (None, None) => self.client.publish(subject, body).await,
-            }
-        };
+        let message = OutboundMessage { subject, reply, payload: body, headers };
+        let sent = self.client.publish_message(message);
         match tokio::time::timeout_at(self.clock.instant(until), sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(match error.kind() {

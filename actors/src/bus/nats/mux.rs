@@ -181,7 +181,7 @@ mod tests {
         async_nats::Message {
             subject,
             reply: None,
-            payload: bytes::Bytes::from_static(b"yes"),
+            payload: Bytes::from_static(b"yes"),
             headers: None,
             status: None,
             description: None,
