@@ -74,7 +74,11 @@ impl Line {
 /// Looks at everything, from the kernel to a real sandbox that is attacked from inside. Takes a
 /// few seconds; `hear` gets every line as it is found. The worst verdict of all lines says whether
 /// sandboxes can be had.
-pub async fn examine(options: &Options, launcher: &Launcher, mut hear: impl FnMut(&Line)) -> Vec<Line> {
+pub async fn examine(
+    options: &Options,
+    launcher: &Launcher,
+    mut hear: impl FnMut(&Line),
+) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut say = |line: Line| {
         hear(&line);
@@ -88,8 +92,7 @@ pub async fn examine(options: &Options, launcher: &Launcher, mut hear: impl FnMu
             return lines;
         }
     };
-    let without_proc =
-        if options.allow_no_proc { WithoutProc::GoOn } else { WithoutProc::Refuse };
+    let without_proc = if options.allow_no_proc { WithoutProc::GoOn } else { WithoutProc::Refuse };
     of_facts(&facts, without_proc).into_iter().for_each(&mut say);
     say(files_wall());
     say(id_ranges(&facts, options.uid_base));
@@ -152,15 +155,17 @@ fn of_facts(facts: &Facts, without_proc: WithoutProc) -> Vec<Line> {
             lines.push(if attempt == Attempt::Worked {
                 Line::ok("proc", "a view of the sandbox's own processes")
             } else {
-                Line::fault("proc", format!("a view of the sandbox's own processes: {attempt}"), next)
+                Line::fault(
+                    "proc",
+                    format!("a view of the sandbox's own processes: {attempt}"),
+                    next,
+                )
             });
         }
     }
     lines.push(match chosen {
         Ok(mode) => Line::ok("mode", format!("sandboxes are held apart as `{}`", mode.name())),
-        Err(cause) => {
-            Line::fault("mode", format!("[{}] {cause}", cause.code()), cause.next())
-        }
+        Err(cause) => Line::fault("mode", format!("[{}] {cause}", cause.code()), cause.next()),
     });
     lines
 }
@@ -275,9 +280,8 @@ impl Capacity {
     fn read() -> Self {
         use rustix::process::{Resource, getrlimit};
         let hard = |resource| getrlimit(resource).maximum.unwrap_or(u64::MAX);
-        let number = |path: &Path| -> Option<u64> {
-            fs::read_to_string(path).ok()?.trim().parse().ok()
-        };
+        let number =
+            |path: &Path| -> Option<u64> { fs::read_to_string(path).ok()?.trim().parse().ok() };
         let kinds = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
         let namespaces = kinds.into_iter().filter_map(|kind| {
             let path = format!("/proc/sys/user/max_{kind}_namespaces");
@@ -340,12 +344,17 @@ fn of_capacity(capacity: &Capacity, wanted: usize) -> Vec<Line> {
     let short = bounds.iter().filter(|(most, ..)| *most < wanted);
     let mut lines: Vec<Line> = short
         .map(|(most, what, next)| {
-            Line::warn("capacity", format!("{what} are enough for {most} sandboxes of {wanted}"), *next)
+            Line::warn(
+                "capacity",
+                format!("{what} are enough for {most} sandboxes of {wanted}"),
+                *next,
+            )
         })
         .collect();
     if lines.is_empty() {
         let most = bounds.iter().map(|(most, ..)| *most).min().unwrap_or_default();
-        lines.push(Line::ok("capacity", format!("{wanted} sandboxes wanted, idle room for {most}")));
+        lines
+            .push(Line::ok("capacity", format!("{wanted} sandboxes wanted, idle room for {most}")));
     }
     lines
 }

@@ -109,7 +109,11 @@ fn what_is_too_little_for_the_sandboxes_wanted_is_warned_of() {
     assert_eq!(of(&tight, 10).0, Verdict::Ok);
     assert_eq!(
         of(&tight, 11),
-        (Verdict::Warn, 1, "[nofile-low] 1104 open files are enough for 10 sandboxes of 11".to_owned())
+        (
+            Verdict::Warn,
+            1,
+            "[nofile-low] 1104 open files are enough for 10 sandboxes of 11".to_owned()
+        )
     );
 }
 
