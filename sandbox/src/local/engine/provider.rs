@@ -14,8 +14,10 @@ use super::super::control::{FromInit, KeeperBoot, ToInit, ZygoteSpec};
 use super::super::host;
 use super::super::lockdown::Lockdown;
 use super::super::lockdown::rlimits::SumHeldBy;
+use super::super::mode::Mode;
 use super::super::options::TemplateSpec;
 use super::super::plan::{self, Ids};
+use super::super::probe;
 use super::super::template::{self as store, INSIDE_PYTHON};
 use super::super::wire::Order;
 use super::link::{Keeper, Skeleton, lock};
@@ -47,13 +49,14 @@ const PATH: &str = "/opt/env/bin:/opt/python/bin:/usr/local/bin:/usr/bin:/bin";
 #[async_trait]
 impl Provider for LocalProvider {
     fn descriptor(&self) -> Descriptor {
-        let isolation = match self.engine.ids {
-            Ids::Own => "privileged",
-            Ids::Shared => "unprivileged",
+        let isolation = match (self.engine.ids, probe::is_contained()) {
+            (Ids::Own, _) => Mode::Privileged,
+            (Ids::Shared, false) => Mode::Unprivileged,
+            (Ids::Shared, true) => Mode::Container,
         };
         Descriptor {
             kind: "local",
-            isolation: isolation.to_owned(),
+            isolation: isolation.name().to_owned(),
             limits_enforced: self.engine.enforced.clone(),
         }
     }
@@ -335,7 +338,7 @@ impl Engine {
         let entry = lock(&self.sandboxes).get(&sandbox).cloned();
         entry
             .and_then(|entry| entry.made.get().cloned())
-            .filter(|sandbox| !sandbox.skeleton.ending.load(Ordering::Acquire))
+            .filter(|sandbox| sandbox.skeleton.is_usable())
             .ok_or(ProviderError::Gone(sandbox))
     }
 
