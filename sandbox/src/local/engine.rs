@@ -42,6 +42,7 @@ mod provider;
 mod run;
 mod sandbox;
 mod template;
+mod watchdog;
 
 use hub::Hub;
 use link::{Skeleton, lock};
@@ -180,6 +181,8 @@ struct Engine {
     closing: AtomicBool,
     /// Its other end tells the hub that the engine is gone.
     _alive: OwnedFd,
+    /// Its other end tells the watchdog.
+    _watched: mpsc::Sender<()>,
     templates: Mutex<BTreeMap<String, Arc<Template>>>,
     /// One preparation at a time.
     preparing: tokio::sync::Mutex<()>,
@@ -286,6 +289,7 @@ impl Engine {
         hub.add_close(Arc::new(closed)).map_err(at("watch its processes"))?;
         let (jobs, todo) = mpsc::channel();
         let (spawns, wanted) = mpsc::channel();
+        let (watched, gone) = mpsc::channel();
         let engine = Arc::new(Self {
             options,
             interpreter,
@@ -313,6 +317,7 @@ impl Engine {
             shown: Mutex::default(),
             closing: AtomicBool::new(false),
             _alive: alive,
+            _watched: watched,
             templates: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
             slots: Mutex::default(),
@@ -340,6 +345,11 @@ impl Engine {
             }),
         )
         .map_err(at("start a thread"))?;
+        if engine.held_by == SumHeldBy::Watchdog {
+            let weak = Arc::downgrade(&engine);
+            start("sandpit-watches-memory", Box::new(move || watchdog::watch(&weak, &gone)))
+                .map_err(at("start a thread"))?;
+        }
         Ok(engine)
     }
 

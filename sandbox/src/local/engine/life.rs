@@ -276,7 +276,8 @@ impl Engine {
             drop(sandboxes);
             if !skeleton.ending.load(Ordering::Acquire) {
                 // Nobody may be listening.
-                let _ = self.endings.send(Ending { sandbox, why: "it ended by itself" });
+                let why = skeleton.condemned().unwrap_or("it ended by itself");
+                let _ = self.endings.send(Ending { sandbox, why });
             }
         }
         skeleton.is_gone(why);

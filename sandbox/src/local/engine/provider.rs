@@ -338,7 +338,7 @@ impl Engine {
         let entry = lock(&self.sandboxes).get(&sandbox).cloned();
         entry
             .and_then(|entry| entry.made.get().cloned())
-            .filter(|sandbox| !sandbox.skeleton.ending.load(Ordering::Acquire))
+            .filter(|sandbox| sandbox.skeleton.is_usable())
             .ok_or(ProviderError::Gone(sandbox))
     }
 
