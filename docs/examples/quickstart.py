@@ -24,7 +24,7 @@ async def main():
             raise RuntimeError(f"{verb} was refused: {body['kind']}: {body['message']}")
         return body
 
-    sandbox = (await ask("create", template="trading"))["sandbox_id"]
+    sandbox = (await ask("create", template="base"))["sandbox_id"]
 
     async def show(message):
         stream = message.subject.rsplit(".", 1)[1]
@@ -34,8 +34,8 @@ async def main():
     await bus.subscribe(f"sandpit.v1.out.{sandbox}.>", cb=show)
 
     # State is kept between the cells of one sandbox, and the last expression is the result.
-    await ask("exec", sandbox_id=sandbox, code="import pandas as pd\nprices = pd.Series([100, 101, 99, 104])")
-    cell = "print('daily returns')\nprices.pct_change().dropna().round(4).tolist()"
+    await ask("exec", sandbox_id=sandbox, code="prices = [100, 101, 99, 104]")
+    cell = "print('daily returns')\n[round(b / a - 1, 4) for a, b in zip(prices, prices[1:])]"
     ran = await ask("exec", sandbox_id=sandbox, code=cell, stream=True)
     print("result:", ran["result"])
 

@@ -1,6 +1,8 @@
 //! What meets the outside: programs nobody here wrote read what we write.
 
+mod cli;
 mod compose;
+mod foreign;
 mod node;
 mod telemetry;
 mod venv;

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::venv;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_sandpit-under-test");
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sandpit-under-test");
 /// Longest a node may take to serve, on a machine that also compiles.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Longest a node may take to leave.

@@ -53,7 +53,7 @@ pub(super) struct Arguments {
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
     /// JSON that the code finds in `params`.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", value_parser = json)]
     params: Option<serde_json::Value>,
     /// Where it runs.
     #[arg(long, value_name = "FOLDER")]
@@ -109,6 +109,11 @@ impl Arguments {
             ..Exec::default()
         })
     }
+}
+
+/// JSON of a command line. Any text would do as a JSON string, which nobody means.
+fn json(text: &str) -> Result<serde_json::Value, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 fn standard_input() -> Result<String, Failure> {
