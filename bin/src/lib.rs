@@ -1,6 +1,7 @@
 //! Wiring only: reads the configuration, builds ports, starts actors, waits.
 #![forbid(unsafe_code)]
 
+mod bench;
 pub mod cli;
 pub mod client;
 pub mod demo;

@@ -5,7 +5,6 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
-mod bench;
 mod config;
 mod demo;
 mod doctor;
@@ -20,6 +19,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::bench;
 use crate::settings::{self, SettingFlags};
 use exit::Exit;
 use failure::Failure;

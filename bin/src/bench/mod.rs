@@ -17,17 +17,17 @@ use sandpit_actors::bus::AskError;
 use sandpit_config::Config;
 use serde_json::{Map, Value, json};
 
-use super::exit::Exit;
-use super::failure::Failure;
-use super::out::{self, Out};
-use super::progress::Stages;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::out::{self, Out};
+use crate::cli::progress::Stages;
 use crate::settings::{self, SettingFlags};
 use machine::Machine;
 use stats::Row;
 
 /// What is measured.
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     what: What,
     /// Rounds, in which ours and the peer take turns.
@@ -132,7 +132,7 @@ struct Report {
 }
 
 impl Arguments {
-    pub(super) fn run(self, flags: &SettingFlags, out: Out) -> Result<Exit, Failure> {
+    pub(crate) fn run(self, flags: &SettingFlags, out: Out) -> Result<Exit, Failure> {
         let config = settings::load(flags)?.config;
         let time = Duration::from_millis(self.turn_ms);
         let plan = Plan { rounds: self.rounds, time, warm_up: time / 4 };
