@@ -92,12 +92,7 @@ pub async fn examine(
             return lines;
         }
     };
-<<<<<<< HEAD
     of_facts(&facts).into_iter().for_each(&mut say);
-=======
-    let without_proc = if options.allow_no_proc { WithoutProc::GoOn } else { WithoutProc::Refuse };
-    of_facts(&facts, without_proc).into_iter().for_each(&mut say);
->>>>>>> bin
     say(files_wall());
     say(id_ranges(&facts, options.uid_base));
     groups(options, launcher).await.into_iter().for_each(&mut say);
@@ -149,28 +144,7 @@ fn of_facts(facts: &Facts) -> Vec<Line> {
     tried("namespaces", "all of them at once", trials.together);
     tried("mounts", "a file system in memory", trials.mount);
     tried("mounts", "another root", trials.pivot);
-<<<<<<< HEAD
     tried("proc", "a view of the sandbox's own processes", trials.proc);
-=======
-    match (trials.proc, &chosen) {
-        (Attempt::Failed(_), Ok(_)) => lines.push(Line::warn(
-            "proc",
-            "the container masks parts of /proc, so sandboxes see none",
-            "start the container with --security-opt systempaths=unconfined",
-        )),
-        (attempt, _) => {
-            lines.push(if attempt == Attempt::Worked {
-                Line::ok("proc", "a view of the sandbox's own processes")
-            } else {
-                Line::fault(
-                    "proc",
-                    format!("a view of the sandbox's own processes: {attempt}"),
-                    next,
-                )
-            });
-        }
-    }
->>>>>>> bin
     lines.push(match chosen {
         Ok(mode) => Line::ok("mode", format!("sandboxes are held apart as `{}`", mode.name())),
         Err(cause) => Line::fault("mode", format!("[{}] {cause}", cause.code()), cause.next()),
