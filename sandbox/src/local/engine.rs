@@ -394,8 +394,6 @@ impl Engine {
             .arg0("init")
             .env_clear()
             .current_dir("/")
-            // Ctrl-C is for the node, which ends its sandboxes in order.
-            .process_group(0)
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
