@@ -2,6 +2,8 @@
 //!
 //! `cargo run --release -p sandpit-sandbox --example engine -- [template] [sandboxes] [executions]`
 
+#![expect(clippy::print_stdout, reason = "a program for people")]
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -173,7 +175,6 @@ async fn work(
     Ok(events)
 }
 
-#[expect(clippy::print_stdout, reason = "a program for people")]
 fn show(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use sandpit_sandbox::local::Launcher;
-use sandpit_sandbox::local::mode::{self, Attempt, Mode, WithoutProc};
+use sandpit_sandbox::local::mode::{self, Attempt, Mode};
 use sandpit_sandbox::local::probe;
 
 fn launcher() -> Launcher {
@@ -18,9 +18,9 @@ async fn what_is_tried_here_gives_a_mode_or_a_cause_with_a_remedy() {
     println!("{facts:#?}");
     assert_eq!(facts.trials.seccomp, Attempt::Worked);
     assert_eq!(facts.trials.missing_calls, []);
-    match mode::choose(&facts, WithoutProc::Refuse) {
+    match mode::choose(&facts) {
         Ok(Mode::Privileged) => assert!(facts.root),
-        Ok(Mode::Unprivileged | Mode::Container { .. }) => assert!(!facts.root),
+        Ok(Mode::Unprivileged | Mode::Container) => assert!(!facts.root),
         Err(cause) => panic!("no sandboxes here: {cause}; {}", cause.next()),
     }
 }

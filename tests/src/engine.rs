@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
-use sandpit_sandbox::local::mode::{self, WithoutProc};
+use sandpit_sandbox::local::mode;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, probe, template};
 use sandpit_sandbox::provider::{CreateRequest, ExecRequest, Progress, Provider, Work};
@@ -67,7 +67,7 @@ pub(crate) fn hold_sandboxes(store: &str, node: &str) -> ExitCode {
 pub(crate) fn say_mode(uid_base: &str) -> ExitCode {
     let uid_base = uid_base.parse().expect("a number");
     let facts = runtime().block_on(probe::gather(uid_base, &Launcher::CurrentExe));
-    match mode::choose(&facts.expect("facts"), WithoutProc::Refuse) {
+    match mode::choose(&facts.expect("facts")) {
         Ok(mode) => println!("{}", mode.name()),
         Err(cause) => println!("{}: {cause}\n{}", cause.code(), cause.next()),
     }

@@ -147,7 +147,7 @@ mod tests {
             assert!(["create", "exec", "pool"].contains(&verb_of(name)));
         }
         let owned: Vec<_> = service.endpoints[2].verbs.iter().map(|verb| &*verb.subject).collect();
-        assert!(owned.contains(&"sandpit.v1.node.000007.sbx.*.exec"), "{owned:?}");
+        assert!(owned.iter().any(|subject| subject.ends_with(".sbx.*.exec")), "{owned:?}");
         assert!(!owned.iter().any(|subject| subject.ends_with("create")), "{owned:?}");
     }
 

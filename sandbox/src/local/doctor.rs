@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::cgroup::{Backend, GroupLimits};
 use super::host::Launcher;
 use super::lockdown::landlock::Support;
-use super::mode::{self, Attempt, Facts, WithoutProc};
+use super::mode::{self, Attempt, Facts};
 use super::options::Options;
 use super::probe::{self, Taken};
 use super::template::interpreter::{Interpreter, PipSource};
@@ -92,8 +92,7 @@ pub async fn examine(
             return lines;
         }
     };
-    let without_proc = if options.allow_no_proc { WithoutProc::GoOn } else { WithoutProc::Refuse };
-    of_facts(&facts, without_proc).into_iter().for_each(&mut say);
+    of_facts(&facts).into_iter().for_each(&mut say);
     say(files_wall());
     say(id_ranges(&facts, options.uid_base));
     groups(options, launcher).await.into_iter().for_each(&mut say);
@@ -101,15 +100,15 @@ pub async fn examine(
     interpreter(options).await.into_iter().for_each(&mut say);
     say(huge_pages(options));
     say(core_pattern());
-    if mode::choose(&facts, without_proc).is_ok() {
+    if mode::choose(&facts).is_ok() {
         trial::run(options, launcher, &mut say).await;
     }
     lines
 }
 
 /// What the facts say, in the order in which a sandbox meets them.
-fn of_facts(facts: &Facts, without_proc: WithoutProc) -> Vec<Line> {
-    let chosen = mode::choose(facts, without_proc);
+fn of_facts(facts: &Facts) -> Vec<Line> {
+    let chosen = mode::choose(facts);
     let next = chosen.as_ref().err().map(mode::Cause::next).unwrap_or_default();
     let trials = &facts.trials;
     let mut lines = Vec::new();
@@ -145,24 +144,7 @@ fn of_facts(facts: &Facts, without_proc: WithoutProc) -> Vec<Line> {
     tried("namespaces", "all of them at once", trials.together);
     tried("mounts", "a file system in memory", trials.mount);
     tried("mounts", "another root", trials.pivot);
-    match (trials.proc, &chosen) {
-        (Attempt::Failed(_), Ok(_)) => lines.push(Line::warn(
-            "proc",
-            "the container masks parts of /proc, so sandboxes see none",
-            "start the container with --security-opt systempaths=unconfined",
-        )),
-        (attempt, _) => {
-            lines.push(if attempt == Attempt::Worked {
-                Line::ok("proc", "a view of the sandbox's own processes")
-            } else {
-                Line::fault(
-                    "proc",
-                    format!("a view of the sandbox's own processes: {attempt}"),
-                    next,
-                )
-            });
-        }
-    }
+    tried("proc", "a view of the sandbox's own processes", trials.proc);
     lines.push(match chosen {
         Ok(mode) => Line::ok("mode", format!("sandboxes are held apart as `{}`", mode.name())),
         Err(cause) => Line::fault("mode", format!("[{}] {cause}", cause.code()), cause.next()),

@@ -27,8 +27,10 @@ use super::entry;
 use super::host::{self, Launcher};
 use super::lockdown::rlimits::SumHeldBy;
 use super::lockdown::seccomp::ZygoteClone;
+use super::mode::{self, Cause};
 use super::options::{Isolation, Options};
 use super::plan::{Ids, SLOTS_MAX};
+use super::probe;
 use super::state::Restarts;
 use super::template::interpreter::{Interpreter, NoInterpreter};
 use crate::provider::{Ending, Limits};
@@ -40,6 +42,7 @@ mod provider;
 mod run;
 mod sandbox;
 mod template;
+mod watchdog;
 
 use hub::Hub;
 use link::{Skeleton, lock};
@@ -79,7 +82,13 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
-    /// The machine refused what holds sandboxes apart.
+    /// The machine does not have what holds sandboxes apart, and it is known why.
+    #[error("no sandbox can be built on this machine [{}]: {cause}; next: {}", cause.code(), cause.next())]
+    Impossible {
+        /// Why.
+        cause: Cause,
+    },
+    /// The machine refused what holds sandboxes apart, and nothing known says why.
     #[error(
         "this machine does not let sandboxes be built: {why}; `sandpit doctor` says what to do"
     )]
@@ -172,6 +181,8 @@ struct Engine {
     closing: AtomicBool,
     /// Its other end tells the hub that the engine is gone.
     _alive: OwnedFd,
+    /// Its other end tells the watchdog.
+    _watched: mpsc::Sender<()>,
     templates: Mutex<BTreeMap<String, Arc<Template>>>,
     /// One preparation at a time.
     preparing: tokio::sync::Mutex<()>,
@@ -190,15 +201,18 @@ impl LocalProvider {
     ///
     /// # Errors
     /// [`StartError`]; nothing of it is left running.
-    pub async fn start(options: Options, launcher: Launcher) -> Result<Self, StartError> {
+    pub async fn start(mut options: Options, launcher: Launcher) -> Result<Self, StartError> {
         if options.isolation == Isolation::WeakLandlockSeccomp {
             return Err(StartError::Weak);
         }
         let store = options.store.clone();
-        make_store(&store).map_err(|cause| StartError::Store { path: store.clone(), cause })?;
+        let made = make_store(&store).and_then(|()| std::path::absolute(&store));
+        options.store = made.map_err(|cause| StartError::Store { path: store, cause })?;
+        let store = &options.store;
         let memory = store.join("interpreter.json");
         let interpreter = Interpreter::recall(options.python.as_deref(), &memory).await?;
         let at = |what| move |cause| StartError::Host { what, cause };
+        let (uid_base, prober) = (options.uid_base, launcher.clone());
         let image = tokio::task::spawn_blocking(move || launcher.image())
             .await
             .map_err(io::Error::other)
@@ -216,7 +230,11 @@ impl LocalProvider {
         match settled {
             LauncherStage::Up => Ok(provider),
             LauncherStage::Gone { why, errno } => {
-                Err(StartError::Refused { why: why.to_string(), errno })
+                let facts = probe::gather(uid_base, &prober).await;
+                Err(match facts.ok().and_then(|facts| mode::choose(&facts).err()) {
+                    Some(cause) => StartError::Impossible { cause },
+                    None => StartError::Refused { why: why.to_string(), errno },
+                })
             }
             LauncherStage::Starting => {
                 Err(StartError::Refused { why: "it did not start in time".to_owned(), errno: 0 })
@@ -271,6 +289,7 @@ impl Engine {
         hub.add_close(Arc::new(closed)).map_err(at("watch its processes"))?;
         let (jobs, todo) = mpsc::channel();
         let (spawns, wanted) = mpsc::channel();
+        let (watched, gone) = mpsc::channel();
         let engine = Arc::new(Self {
             options,
             interpreter,
@@ -298,6 +317,7 @@ impl Engine {
             shown: Mutex::default(),
             closing: AtomicBool::new(false),
             _alive: alive,
+            _watched: watched,
             templates: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
             slots: Mutex::default(),
@@ -325,6 +345,11 @@ impl Engine {
             }),
         )
         .map_err(at("start a thread"))?;
+        if engine.held_by == SumHeldBy::Watchdog {
+            let weak = Arc::downgrade(&engine);
+            start("sandpit-watches-memory", Box::new(move || watchdog::watch(&weak, &gone)))
+                .map_err(at("start a thread"))?;
+        }
         Ok(engine)
     }
 
@@ -369,8 +394,6 @@ impl Engine {
             .arg0("init")
             .env_clear()
             .current_dir("/")
-            // Ctrl-C is for the node, which ends its sandboxes in order.
-            .process_group(0)
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::null())
             .stderr(Stdio::null())

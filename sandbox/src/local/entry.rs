@@ -28,7 +28,10 @@ pub fn entry() {
     if !is_inner() {
         return;
     }
-    let code = match orders() {
+    // Whatever the program that started us had open and did not close is none of ours. What is
+    // ours arrives with the orders.
+    let closed = sys::close_from(3);
+    let code = match closed.and_then(|()| orders()) {
         Ok((Boot::Guardian(boot), files)) => guardian::run(&boot, files),
         Ok((Boot::Launcher(boot), files)) => launcher::run(&boot, files),
         Ok((Boot::Keeper(boot), files)) => keeper::run(*boot, files),

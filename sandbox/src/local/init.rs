@@ -81,7 +81,7 @@ fn build(
     let mapped = control::receive::<()>(keeper, RecvFlags::empty());
     at_step(
         "waiting for ids",
-        mapped.and_then(|go| go.ok_or(io::ErrorKind::UnexpectedEof.into())),
+        mapped.and_then(|go| go.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())),
     )?;
     // Before any file is made: nobody else has an id here.
     at_step("taking on the sandbox's id", guardian::become_id(USER))?;

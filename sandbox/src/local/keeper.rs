@@ -37,9 +37,8 @@ const STAND_MAX_MS: u64 = 5_000;
 pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
     entry::call_it(c"sandpit-keeper");
     let Ok([engine]) = <[OwnedFd; 1]>::try_from(files) else { return COULD_NOT_SERVE };
-    let to_engine = match rustix::io::fcntl_dupfd_cloexec(&engine, 0) {
-        Ok(socket) => socket,
-        Err(_) => return COULD_NOT_SERVE,
+    let Ok(to_engine) = rustix::io::fcntl_dupfd_cloexec(&engine, 0) else {
+        return COULD_NOT_SERVE;
     };
     match Keeper::start(boot, engine).and_then(|mut keeper| keeper.serve()) {
         Ok(()) => ENGINE_GONE,

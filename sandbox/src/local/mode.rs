@@ -14,20 +14,7 @@ pub enum Mode {
     /// Run by an ordinary user: all sandboxes have that user's id, in namespaces of their own.
     Unprivileged,
     /// As unprivileged, inside a container.
-    Container {
-        /// What sandboxes see of processes.
-        processes: Processes,
-    },
-}
-
-/// What is mounted on `/proc` in a sandbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Processes {
-    /// A view of its own processes.
-    Own,
-    /// An empty folder: the container lets nobody mount more.
-    Hidden,
+    Container,
 }
 
 impl Mode {
@@ -36,7 +23,7 @@ impl Mode {
         match self {
             Self::Privileged => "privileged",
             Self::Unprivileged => "unprivileged",
-            Self::Container { .. } => "container",
+            Self::Container => "container",
         }
     }
 }
@@ -253,9 +240,9 @@ impl Cause {
                 "run sandpit as root, or ask whoever runs this machine what forbids user namespaces"
                     .to_owned()
             }
-            Self::ProcMasked => "start the container with --security-opt systempaths=unconfined, \
-                 or set allow_no_proc = true and do without /proc in sandboxes"
-                .to_owned(),
+            Self::ProcMasked => {
+                "start the container with --security-opt systempaths=unconfined".to_owned()
+            }
             Self::MountDenied { .. } => "start the container with --security-opt \
                  apparmor=unconfined and a seccomp profile that allows mount and pivot_root"
                 .to_owned(),
@@ -279,20 +266,11 @@ profile sandpit /usr/local/bin/sandpit flags=(unconfined) {
   userns,
 }";
 
-/// What happens in a container that masks `/proc`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WithoutProc {
-    /// Refuse.
-    Refuse,
-    /// Go on with an empty folder in its place.
-    GoOn,
-}
-
 /// Chooses the strictest mode that works here.
 ///
 /// # Errors
 /// The first [`Cause`], in the order in which a sandbox would meet them.
-pub fn choose(facts: &Facts, without_proc: WithoutProc) -> Result<Mode, Cause> {
+pub fn choose(facts: &Facts) -> Result<Mode, Cause> {
     let Facts { trials, .. } = facts;
     if let Some(MissingCall { name, since }) = trials.missing_calls.first() {
         return Err(Cause::KernelTooOld {
@@ -319,11 +297,15 @@ pub fn choose(facts: &Facts, without_proc: WithoutProc) -> Result<Mode, Cause> {
             return Err(denied(facts, step, error));
         }
     }
-    let processes = check_proc(facts, without_proc)?;
-    Ok(match (facts.root, facts.contained, processes) {
-        (true, _, Processes::Own) => Mode::Privileged,
-        (false, false, Processes::Own) => Mode::Unprivileged,
-        (_, _, Processes::Hidden) | (false, true, Processes::Own) => Mode::Container { processes },
+    match trials.proc {
+        Attempt::Worked => {}
+        _ if facts.proc_masked => return Err(Cause::ProcMasked),
+        error => return Err(denied(facts, "mounting /proc", error)),
+    }
+    Ok(match (facts.root, facts.contained) {
+        (true, _) => Mode::Privileged,
+        (false, true) => Mode::Container,
+        (false, false) => Mode::Unprivileged,
     })
 }
 
@@ -358,15 +340,6 @@ fn check_ids(facts: &Facts) -> Result<(), Cause> {
         Attempt::Worked => Ok(()),
         _ if facts.switches.apparmor_restrict == Some(1) => Err(Cause::UsernsApparmor),
         error => Err(Cause::UsernsRefused { error }),
-    }
-}
-
-fn check_proc(facts: &Facts, without_proc: WithoutProc) -> Result<Processes, Cause> {
-    match facts.trials.proc {
-        Attempt::Worked => Ok(Processes::Own),
-        _ if facts.proc_masked && without_proc == WithoutProc::GoOn => Ok(Processes::Hidden),
-        _ if facts.proc_masked => Err(Cause::ProcMasked),
-        error => Err(denied(facts, "mounting /proc", error)),
     }
 }
 

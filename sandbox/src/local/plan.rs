@@ -182,7 +182,7 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
         plan.add(&format!("etc/{name}"), Entry::File(text.to_owned()));
     }
     for name in &facts.etc {
-        plan.bind(&format!("etc/{name}"), &etc_source(name), Use::Read);
+        plan.bind(&format!("etc/{name}"), etc_source(name), Use::Read);
     }
     if facts.own_python {
         plan.bind("opt/python", "python", Use::Run);
@@ -197,7 +197,7 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
         plan.add(&format!("opt/sandpit/{name}"), Entry::File(text.clone()));
     }
     for name in DEVICES {
-        plan.bind(&format!("dev/{name}"), &device_source(name), Use::Device);
+        plan.bind(&format!("dev/{name}"), device_source(name), Use::Device);
     }
     for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {

@@ -79,9 +79,14 @@ pub async fn gather(uid_base: u32, launcher: &Launcher) -> io::Result<Facts> {
         },
         filtered: status.lines().any(|line| line == "Seccomp:\t2"),
         proc_masked: masks_proc(&mounts),
-        contained: fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() != FIRST_PIDS),
+        contained: is_contained(),
         trials,
     })
+}
+
+/// Whether this is a container: a place with process ids of its own.
+pub(super) fn is_contained() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() != FIRST_PIDS)
 }
 
 /// Has a process take more memory than `group` allows.

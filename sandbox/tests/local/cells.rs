@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider::{ExecRequest, KilledBy, Lease, Outcome, Work};
 
-use crate::support::{Engine, cell};
+use crate::support::{Engine, WAIT_MAX, cell};
 
 #[tokio::test]
 async fn variables_live_from_cell_to_cell_and_the_last_expression_is_the_result() {
@@ -269,10 +269,7 @@ async fn cells_run_in_the_order_they_came_and_no_more_wait_than_may() {
 #[tokio::test]
 async fn running_out_of_memory_ends_the_sandbox_and_says_so() {
     let engine = Engine::start().await;
-    if engine.provider.descriptor().limits_enforced.memory != "cgroup" {
-        println!("no control groups here: memory is bounded per process and watched");
-        return engine.close().await;
-    }
+    let mut endings = engine.provider.endings();
     let sandbox = engine.create().await;
     let beside = engine.create().await;
     let code = "import os, time\nfor _ in range(4):\n    if os.fork() == 0:\n        \
@@ -281,6 +278,8 @@ async fn running_out_of_memory_ends_the_sandbox_and_says_so() {
     let ran = engine.cell(sandbox, code).await;
     assert_eq!(ran.outcome(), Outcome::Killed(KilledBy::Memory), "{ran:?}");
     assert!(!ran.done().sandbox_usable);
+    let ending = tokio::time::timeout(WAIT_MAX, endings.recv()).await.expect("in time").unwrap();
+    assert_eq!((ending.sandbox, ending.why), (sandbox, "out of memory"));
     assert_eq!(engine.cell(beside, "1+1").await.result.as_deref(), Some("2"));
     engine.close().await;
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -153,6 +154,21 @@ async fn nothing_outlives_an_engine_that_is_killed() {
     let next = Held::of_node(held.node, 0);
     assert!(groups().is_disjoint(&left.into_iter().collect()));
     drop(next);
+}
+
+#[tokio::test]
+async fn no_inner_process_has_what_the_engine_had_open() {
+    let (read, write) = rustix::pipe::pipe().unwrap();
+    let held = Held::start(1);
+    let link = fs::read_link(format!("/proc/self/fd/{}", read.as_raw_fd())).unwrap();
+    for (pid, _, name) in held.tree() {
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+            assert_ne!(fs::read_link(entry.path()).ok().as_ref(), Some(&link), "{name}");
+        }
+    }
+    let zygote = fs::read_dir(format!("/proc/{}/fd", zygote(&held).0)).unwrap();
+    assert_eq!(zygote.count(), 4, "the null device, its errors twice, and the keeper");
+    drop(write);
 }
 
 #[tokio::test]

@@ -216,7 +216,7 @@ fn a_run_is_cancelled_by_its_tenant_and_nobody_else() {
         exec,
     };
     let no = Effect::Cancelled { ticket: Ticket(9), was_running: false };
-    assert_eq!(execs.step(at(1), cancel("other", HOME)), [no.clone()]);
+    assert_eq!(execs.step(at(1), cancel("other", HOME)), std::slice::from_ref(&no));
     assert_eq!(execs.step(at(1), cancel("local", SandboxId::numbered(2))), [no]);
     let effects = execs.step(at(1), cancel("local", HOME));
     assert!(effects.contains(&Effect::Stop { exec }));

@@ -255,7 +255,7 @@ fn a_broken_template_refuses_at_once_and_is_tried_again_after_a_pause() {
         Event::Acquire { ticket: Ticket(ticket), order: order("trading"), until }
     };
     let prepare = Effect::Prepare { template: "trading".to_owned() };
-    assert_eq!(pool.step(at(0), want(1, 0)), [prepare.clone()]);
+    assert_eq!(pool.step(at(0), want(1, 0)), std::slice::from_ref(&prepare));
     let (name, why) = ("trading".to_owned(), "no network".to_owned());
     let error = ProviderError::TemplateBroken { name: name.clone(), why };
     let effects = pool.step(at(1), Event::PrepareFailed { template: name, error });
@@ -377,7 +377,7 @@ fn an_end_that_takes_long_is_asked_for_again_and_told_as_under_way() {
     let destroy = Effect::Destroy { sandbox, cause: Cause::Terminated };
     let _ = pool.step(at(5), terminate(2, sandbox));
     assert_eq!(pool.step(at(6), Event::DestroyFailed { sandbox }), []);
-    assert_eq!(pool.step(at(8), Event::Tick), [destroy.clone()]);
+    assert_eq!(pool.step(at(8), Event::Tick), std::slice::from_ref(&destroy));
     assert_eq!(pool.step(at(13), Event::Tick), [destroy], "no answer at all");
     let effects = pool.step(at(15), Event::Tick);
     let [Effect::Answer { answer: Answer::Ended(ended), .. }] = effects[..] else {

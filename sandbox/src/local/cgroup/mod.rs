@@ -2,7 +2,7 @@
 //!
 //! Groups are made only below `<our own group>/sandpit-<engine>`, never at a root and never above
 //! what was given to us. All calls here block for tens of microseconds, and [`Group::remove`] for
-//! up to 50 ms: a runtime hands them to its blocking threads.
+//! up to a second: a runtime hands them to its blocking threads.
 //!
 //! A process is never moved by writing its id into `cgroup.procs` while a sandbox is being made:
 //! that waits for a grace period of the kernel, 7 ms in the middle. [`Placement`] says what is
@@ -29,9 +29,13 @@ mod tests;
 
 pub use stock::Stock;
 
-/// Attempts to remove a group. The kernel lets go of the last process a moment after it was
-/// reaped.
-const REMOVE_ATTEMPTS: u32 = 10;
+/// Attempts to claim a folder that another engine's sweep holds for a moment.
+const CLAIM_ATTEMPTS: u32 = 10;
+
+/// Attempts to remove a group: one second in all, which is what a teardown may take. The kernel
+/// lets go of the last process a moment after it was reaped, and on a machine with ten times more
+/// to do than processors that moment was longer than 50 ms.
+const REMOVE_ATTEMPTS: u32 = 200;
 
 /// Pause between two attempts to remove a group.
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
@@ -316,7 +320,7 @@ impl Group {
         }
     }
 
-    /// Removes it, trying again for up to 50 ms while the kernel lets go of its last process.
+    /// Removes it, trying again for up to a second while the kernel lets go of its last process.
     /// Blocks: not for a thread that drives a runtime. Removing it twice is not an error.
     ///
     /// # Errors
@@ -373,7 +377,7 @@ fn lock(folder: &Path) -> io::Result<Option<File>> {
 /// between the two, for a moment, so that is tried again.
 fn claim(parent: &Path, engine: &str) -> io::Result<(PathBuf, File)> {
     let folder = parent.join(format!("{PREFIX}{engine}"));
-    for attempt in 0..REMOVE_ATTEMPTS {
+    for attempt in 0..CLAIM_ATTEMPTS {
         if attempt > 0 {
             pause();
         }

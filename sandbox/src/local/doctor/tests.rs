@@ -30,7 +30,7 @@ fn worst(lines: &[Line]) -> Verdict {
 
 #[test]
 fn a_machine_where_everything_works_gets_no_advice() {
-    let lines = of_facts(&works(), WithoutProc::Refuse);
+    let lines = of_facts(&works());
 
     assert_eq!(worst(&lines), Verdict::Ok);
     assert!(lines.iter().all(|line| line.next.is_none()));
@@ -48,7 +48,7 @@ fn every_fault_comes_with_the_command_that_mends_it() {
     };
     facts.switches.max_user_namespaces = Some(0);
 
-    let lines = of_facts(&facts, WithoutProc::Refuse);
+    let lines = of_facts(&facts);
 
     assert_eq!(worst(&lines), Verdict::Fault);
     for line in lines.iter().filter(|line| line.verdict == Verdict::Fault) {
@@ -64,7 +64,7 @@ fn a_missing_call_is_named_with_the_kernel_that_has_it() {
     let call = MissingCall { name: "close_range".to_owned(), since: "5.9".to_owned() };
     facts.trials.missing_calls.push(call);
 
-    let lines = of_facts(&facts, WithoutProc::Refuse);
+    let lines = of_facts(&facts);
 
     assert_eq!(
         lines[0],
@@ -74,19 +74,6 @@ fn a_missing_call_is_named_with_the_kernel_that_has_it() {
             "upgrade to Linux 5.9 or later"
         )
     );
-}
-
-#[test]
-fn a_masked_proc_that_may_be_done_without_is_a_warning() {
-    let mut facts = Facts { proc_masked: true, contained: true, ..works() };
-    facts.trials.proc = Attempt::Failed(libc::EPERM);
-
-    let verdicts = [WithoutProc::GoOn, WithoutProc::Refuse].map(|rule| {
-        let lines = of_facts(&facts, rule);
-        worst(&lines)
-    });
-
-    assert_eq!(verdicts, [Verdict::Warn, Verdict::Fault]);
 }
 
 #[test]

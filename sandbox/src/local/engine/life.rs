@@ -14,14 +14,12 @@ use super::template::{AfterEnd, Readiness, Template};
 use super::{Engine, Job, LauncherStage, group_limits};
 use crate::provider::Ending;
 
-/// Removals of a template's group when the engine is closed, each of which waits up to 50 ms.
-const CLOSE_ATTEMPTS: u32 = 40;
-
 /// The first launcher, and the next ones.
 impl Engine {
     pub(super) fn launcher_up(self: &Arc<Self>) {
-        self.launcher_stage.send_replace(LauncherStage::Up);
+        // Those that are prepared from now on start their own keepers.
         let templates: Vec<_> = lock(&self.templates).values().cloned().collect();
+        self.launcher_stage.send_replace(LauncherStage::Up);
         for template in templates {
             if template.keeper().is_none() {
                 self.start_keeper_or_break(&template);
@@ -275,7 +273,8 @@ impl Engine {
             drop(sandboxes);
             if !skeleton.ending.load(Ordering::Acquire) {
                 // Nobody may be listening.
-                let _ = self.endings.send(Ending { sandbox, why: "it ended by itself" });
+                let why = skeleton.condemned().unwrap_or("it ended by itself");
+                let _ = self.endings.send(Ending { sandbox, why });
             }
         }
         skeleton.is_gone(why);
@@ -311,10 +310,7 @@ impl Engine {
             self.retire(&skeleton, &Arc::from("the engine was closed"));
         }
         for template in std::mem::take(&mut *lock(&self.templates)).into_values() {
-            // On a busy machine the zygote takes longer to fall apart than one removal waits.
-            let last = CLOSE_ATTEMPTS - 1;
-            let tried = (0..last).find_map(|_| template.group.remove().ok());
-            if let Err(error) = tried.map_or_else(|| template.group.remove(), Ok) {
+            if let Err(error) = template.group.remove() {
                 tracing::debug!(%error, "the next start removes a template's group");
             }
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -112,6 +112,9 @@ pub(in super::super) struct Skeleton {
     pub(super) owner: Mutex<Option<SandboxId>>,
     /// Its end was asked for.
     pub(super) ending: AtomicBool,
+    condemned: Mutex<Option<&'static str>>,
+    /// The inode of its process namespace, once a worker has shown it.
+    pub(super) namespace: OnceLock<u64>,
     /// It did not end in time: its number is never used again.
     pub(super) stuck: AtomicBool,
     /// Kills for lack of memory that were seen last.
@@ -130,6 +133,8 @@ impl Skeleton {
             stage: watch::Sender::new(Stage::Building),
             owner: Mutex::new(None),
             ending: AtomicBool::new(false),
+            condemned: Mutex::new(None),
+            namespace: OnceLock::new(),
             stuck: AtomicBool::new(false),
             oom_kills: AtomicU64::new(0),
             workers: Mutex::new(BTreeMap::new()),
@@ -137,9 +142,29 @@ impl Skeleton {
         }
     }
 
-    /// Kills everything in it. It is gone when its stage says so.
+    /// Kills everything in it because that was asked for. It is gone when its stage says so.
     pub(super) fn kill(&self) {
         self.ending.store(true, Ordering::Release);
+        self.kill_all();
+    }
+
+    /// Kills everything in it because of what it did; its holder is told.
+    pub(super) fn condemn(&self, why: &'static str) {
+        lock(&self.condemned).get_or_insert(why);
+        self.kill_all();
+    }
+
+    /// Why it is being killed, if nobody asked for that.
+    pub(super) fn condemned(&self) -> Option<&'static str> {
+        *lock(&self.condemned)
+    }
+
+    /// Whether it may still be used.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.ending.load(Ordering::Acquire) && self.condemned().is_none() && self.is_up()
+    }
+
+    fn kill_all(&self) {
         if let Stage::Up(init) = &*self.stage.borrow() {
             // It may have ended, which is what is wanted.
             let _ = rustix::process::pidfd_send_signal(init, Signal::KILL);
@@ -156,6 +181,11 @@ impl Skeleton {
     pub(super) fn oom_kills(&self) -> u64 {
         let seen = self.group.oom_kills().unwrap_or(0);
         self.oom_kills.fetch_max(seen, Ordering::AcqRel).max(seen)
+    }
+
+    /// The watchdog kills it for lack of memory.
+    pub(super) fn note_oom_kill(&self) {
+        self.oom_kills.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Whether it stands.

@@ -14,14 +14,16 @@ use super::super::control::{FromInit, KeeperBoot, ToInit, ZygoteSpec};
 use super::super::host;
 use super::super::lockdown::Lockdown;
 use super::super::lockdown::rlimits::SumHeldBy;
+use super::super::mode::Mode;
 use super::super::options::TemplateSpec;
 use super::super::plan::{self, Ids};
+use super::super::probe;
 use super::super::template::{self as store, INSIDE_PYTHON};
 use super::super::wire::Order;
 use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
 use super::template::{Readiness, Template};
-use super::{Engine, LocalProvider, MIB, group_limits, run};
+use super::{Engine, LauncherStage, LocalProvider, MIB, group_limits, run};
 use crate::provider::{
     CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease, Limits,
     Progress, Provider, ProviderError, Sample, SandboxInfo, TemplateInfo,
@@ -47,13 +49,14 @@ const PATH: &str = "/opt/env/bin:/opt/python/bin:/usr/local/bin:/usr/bin:/bin";
 #[async_trait]
 impl Provider for LocalProvider {
     fn descriptor(&self) -> Descriptor {
-        let isolation = match self.engine.ids {
-            Ids::Own => "privileged",
-            Ids::Shared => "unprivileged",
+        let isolation = match (self.engine.ids, probe::is_contained()) {
+            (Ids::Own, _) => Mode::Privileged,
+            (Ids::Shared, false) => Mode::Unprivileged,
+            (Ids::Shared, true) => Mode::Container,
         };
         Descriptor {
             kind: "local",
-            isolation: isolation.to_owned(),
+            isolation: isolation.name().to_owned(),
             limits_enforced: self.engine.enforced.clone(),
         }
     }
@@ -171,6 +174,7 @@ impl Engine {
         };
         progress.say("importing packages", None);
         let boot = self.boot(spec, &made).map_err(broken)?;
+        self.launched().await?;
         let number = self.number();
         let group = self
             .stock(|stock| stock.backend().group(&format!("tpl-{number}"), ZYGOTE_LIMITS))
@@ -182,6 +186,18 @@ impl Engine {
         self.start_keeper(&template).map_err(failed)?;
         template.up().await?;
         Ok(info)
+    }
+
+    /// Waits until there is a launcher.
+    async fn launched(&self) -> Result<(), ProviderError> {
+        let mut stage = self.launcher_stage.subscribe();
+        let settled = stage.wait_for(|stage| !matches!(stage, LauncherStage::Starting)).await;
+        match settled.as_deref() {
+            Ok(LauncherStage::Up) => Ok(()),
+            Ok(LauncherStage::Gone { why, .. }) => Err(failed(format!("the launcher: {why}"))),
+            // The sender is in `self`.
+            Ok(LauncherStage::Starting) | Err(_) => Err(failed("there is no launcher")),
+        }
     }
 
     fn boot(&self, spec: &TemplateSpec, made: &store::Template) -> Result<KeeperBoot, String> {
@@ -273,6 +289,25 @@ fn huge_pages_allowed() -> bool {
         .is_ok_and(|choice| !choice.contains("[never]"))
 }
 
+/// A skeleton that was built for a `create`, which may be gone when it arrives.
+struct Unclaimed(Option<Arc<Skeleton>>);
+
+impl Unclaimed {
+    fn new(skeleton: Arc<Skeleton>) -> Self {
+        Self(Some(skeleton))
+    }
+
+    fn claim(mut self) -> Arc<Skeleton> {
+        self.0.take().expect("claimed once")
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|skeleton| skeleton.kill());
+    }
+}
+
 /// Gives up what a `create` that was dropped or failed had begun.
 struct Making<'a> {
     engine: &'a Engine,
@@ -303,7 +338,7 @@ impl Engine {
         let entry = lock(&self.sandboxes).get(&sandbox).cloned();
         entry
             .and_then(|entry| entry.made.get().cloned())
-            .filter(|sandbox| !sandbox.skeleton.ending.load(Ordering::Acquire))
+            .filter(|sandbox| sandbox.skeleton.is_usable())
             .ok_or(ProviderError::Gone(sandbox))
     }
 
@@ -373,10 +408,12 @@ impl Engine {
                 let (engine, keeper) = (Arc::clone(self), Arc::clone(keeper));
                 let limits = group_limits(template.info.limits, self.options.bounds.pids);
                 // Making a group waits for the kernel.
-                tokio::task::spawn_blocking(move || engine.build_skeleton(&keeper, limits))
+                let build = move || engine.build_skeleton(&keeper, limits).map(Unclaimed::new);
+                tokio::task::spawn_blocking(build)
                     .await
                     .map_err(failed)?
                     .map_err(no_skeleton)?
+                    .claim()
             }
         };
         *kept = Some(Arc::clone(&skeleton));

@@ -120,11 +120,9 @@ pub(super) async fn run(
     // kernel chose to kill.
     if run.sandbox.ran_out_of_memory() && !matches!(ended.outcome, Outcome::Killed(_)) {
         ended.outcome = Outcome::Killed(KilledBy::Memory);
-        run.sandbox.skeleton.kill();
+        run.sandbox.skeleton.condemn("out of memory");
     }
-    let usable = ended.outcome != Outcome::Lost
-        && !run.sandbox.skeleton.ending.load(Ordering::Acquire)
-        && run.sandbox.skeleton.is_up();
+    let usable = ended.outcome != Outcome::Lost && run.sandbox.skeleton.is_usable();
     let done = Done {
         outcome: ended.outcome,
         context_kept: ended.context_kept && usable,

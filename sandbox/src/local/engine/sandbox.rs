@@ -15,7 +15,9 @@ use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::io::Interest;
 use tokio::sync::{Notify, OnceCell, watch};
 
+use super::super::cgroup::none;
 use super::super::control::{ToInit, ToKeeper};
+use super::super::lockdown::rlimits::SumHeldBy;
 use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::link::{Place, Skeleton, WorkerStage, lock};
@@ -181,6 +183,11 @@ impl Engine {
         let (pid, handle, decoder) =
             tokio::time::timeout(HELLO_MAX, ready).await.map_err(late)??;
         let outer = outer_pid(&handle);
+        if self.held_by == SumHeldBy::Watchdog
+            && let Ok(namespace) = none::pid_namespace(outer.cast_unsigned())
+        {
+            skeleton.namespace.get_or_init(|| namespace);
+        }
         let skeleton = Arc::clone(skeleton);
         Ok(Context {
             skeleton,

@@ -95,7 +95,7 @@ impl Zygote {
     }
 
     pub(super) fn deadline(&self) -> Option<u64> {
-        self.warm_by.or(self.asked.as_ref().map(|asked| asked.deadline))
+        self.warm_by.or_else(|| self.asked.as_ref().map(|asked| asked.deadline))
     }
 
     pub(super) fn is_late(&self, now: u64) -> bool {

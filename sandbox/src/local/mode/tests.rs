@@ -47,13 +47,13 @@ fn container() -> Facts {
     Facts { filtered: true, proc_masked: true, contained: true, ..user() }
 }
 
-fn check(facts: &Facts, without_proc: WithoutProc, expected: Result<Mode, &str>) {
-    let chosen = choose(facts, without_proc);
+fn check(facts: &Facts, expected: Result<Mode, &str>) {
+    let chosen = choose(facts);
     assert_eq!(chosen.as_ref().map_err(Cause::code).copied(), expected, "{facts:?}");
 }
 
 fn refused(facts: &Facts, code: &str) {
-    check(facts, WithoutProc::Refuse, Err(code));
+    check(facts, Err(code));
 }
 
 /// As [`user`], with other trials.
@@ -65,13 +65,12 @@ fn trying(change: impl FnOnce(&mut Trials)) -> Facts {
 
 #[test]
 fn where_everything_works_the_user_decides() {
-    check(&root(), WithoutProc::Refuse, Ok(Mode::Privileged));
-    check(&user(), WithoutProc::Refuse, Ok(Mode::Unprivileged));
+    check(&root(), Ok(Mode::Privileged));
+    check(&user(), Ok(Mode::Unprivileged));
     let contained = Facts { contained: true, ..user() };
-    let processes = Processes::Own;
-    check(&contained, WithoutProc::Refuse, Ok(Mode::Container { processes }));
+    check(&contained, Ok(Mode::Container));
     let contained_root = Facts { contained: true, ..root() };
-    check(&contained_root, WithoutProc::Refuse, Ok(Mode::Privileged));
+    check(&contained_root, Ok(Mode::Privileged));
 }
 
 #[test]
@@ -101,22 +100,19 @@ fn ubuntu_lets_the_namespace_be_made_and_takes_its_rights_away() {
     refused(&ubuntu(trying(|trials| trials.mount = EPERM)), "userns-apparmor");
     refused(&ubuntu(trying(|trials| trials.pivot = EPERM)), "userns-apparmor");
     refused(&ubuntu(trying(|trials| trials.user_namespace = EPERM)), "userns-apparmor");
-    check(&ubuntu(root()), WithoutProc::Refuse, Ok(Mode::Privileged));
+    check(&ubuntu(root()), Ok(Mode::Privileged));
     let mut off = trying(|trials| trials.mount = EPERM);
     off.switches.apparmor_restrict = Some(0);
     refused(&off, "mount-denied");
 }
 
 #[test]
-fn a_masked_proc_is_refused_unless_it_may_be_done_without() {
+fn a_masked_proc_is_told_from_one_that_is_denied() {
     let mut masked = container();
     masked.trials.proc = EPERM;
 
-    check(&masked, WithoutProc::Refuse, Err("proc-masked"));
-    let processes = Processes::Hidden;
-    check(&masked, WithoutProc::GoOn, Ok(Mode::Container { processes }));
-    let unmasked = Facts { proc_masked: false, ..masked };
-    check(&unmasked, WithoutProc::GoOn, Err("mount-denied"));
+    refused(&masked, "proc-masked");
+    refused(&Facts { proc_masked: false, ..masked }, "mount-denied");
 }
 
 #[test]
@@ -133,7 +129,7 @@ fn mounts_that_are_denied_are_named() {
     let mut facts = container();
     facts.trials.pivot = Attempt::Failed(libc::EACCES);
 
-    let cause = choose(&facts, WithoutProc::Refuse).unwrap_err();
+    let cause = choose(&facts).unwrap_err();
 
     assert_eq!(
         cause.to_string(),
@@ -144,11 +140,8 @@ fn mounts_that_are_denied_are_named() {
 
 #[test]
 fn a_kind_of_namespace_that_is_used_up_is_named_with_its_switch() {
-    let cause = choose(
-        &trying(|trials| trials.namespaces[2].1 = Attempt::Failed(libc::ENOSPC)),
-        WithoutProc::Refuse,
-    )
-    .unwrap_err();
+    let cause = choose(&trying(|trials| trials.namespaces[2].1 = Attempt::Failed(libc::ENOSPC)))
+        .unwrap_err();
 
     assert_eq!(cause.code(), "namespace-refused");
     assert!(cause.next().contains("user.max_net_namespaces=15000"), "{}", cause.next());
@@ -162,7 +155,7 @@ fn an_old_kernel_and_one_without_filters_come_first() {
         trials.user_namespace = EPERM;
     });
 
-    let cause = choose(&old, WithoutProc::Refuse).unwrap_err();
+    let cause = choose(&old).unwrap_err();
 
     assert_eq!(
         cause.to_string(),

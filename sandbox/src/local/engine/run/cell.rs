@@ -247,7 +247,9 @@ impl Run {
             match event.and_then(|event| self.step(event)) {
                 Some(Effect::Ask) => ask = true,
                 Some(Effect::Kill) => context.kill(),
-                Some(Effect::Destroy) => self.sandbox.skeleton.kill(),
+                Some(Effect::Destroy) => {
+                    self.sandbox.skeleton.condemn("a cell could not be killed")
+                }
                 None => {}
             }
             if written && std::mem::take(&mut ask) {

@@ -195,7 +195,7 @@ impl Run {
             }
             Effect::Kill => skeleton.order_now(&ToInit::KillSession { session }),
             Effect::Destroy => {
-                skeleton.kill();
+                skeleton.condemn("a command could not be killed");
                 Ok(())
             }
         };
