@@ -147,7 +147,8 @@ impl Node {
                 return Self { child, _said: said, word };
             }
         }
-        panic!("the engine ended before it said `{wanted}`");
+        let end = child.wait().expect("reaped");
+        panic!("the engine ended before it said `{wanted}`: {end}");
     }
 
     /// Kills it, and waits until nothing of it is left.
