@@ -227,6 +227,8 @@ pub struct PoolActor {
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
+    /// The provider's kind, for spans and metrics.
+    kind: &'static str,
     askers: BTreeMap<Ticket, (Asker, Span)>,
     tickets: u64,
     alarm: Alarm,
@@ -238,8 +240,17 @@ impl PoolActor {
     pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         let templates = ports.provider.templates();
         let (pool, first) = Pool::recover(limits, ports.node, templates, seed);
-        let (askers, alarm) = (BTreeMap::new(), Alarm::default());
-        Self { life, pool, first, ports, askers, tickets: 0, alarm, gauged: None }
+        Self {
+            life,
+            pool,
+            first,
+            kind: ports.provider.descriptor().kind,
+            ports,
+            askers: BTreeMap::new(),
+            tickets: 0,
+            alarm: Alarm::default(),
+            gauged: None,
+        }
     }
 
     fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -296,7 +307,7 @@ impl PoolActor {
                     let span = info_span!(
                         parent: self.span_of(Some(ticket)),
                         "provider.attempt",
-                        sandpit.endpoint = provider.descriptor().kind,
+                        sandpit.endpoint = self.kind,
                         sandpit.operation = "adopt",
                         sandpit.sandbox.id = %sandbox,
                     );
@@ -335,7 +346,7 @@ impl PoolActor {
         ctx: &mut Context<Self>,
     ) {
         let provider = Arc::clone(&self.ports.provider);
-        let kind = provider.descriptor().kind;
+        let kind = self.kind;
         let span = info_span!(
             parent: self.span_of(for_caller),
             "sandbox.create",
@@ -359,7 +370,7 @@ impl PoolActor {
 
     fn destroy(&mut self, sandbox: SandboxId, cause: Cause, ctx: &mut Context<Self>) {
         let provider = Arc::clone(&self.ports.provider);
-        let kind = provider.descriptor().kind;
+        let kind = self.kind;
         let span = info_span!(
             "sandbox.destroy",
             sandpit.sandbox.id = %sandbox,
