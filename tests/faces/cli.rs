@@ -154,3 +154,21 @@ fn help_documents_the_exit_codes_and_completions_are_scripts() {
         assert!(said(&alone(&["completions", shell])).contains(marks), "{shell}");
     }
 }
+
+#[test]
+fn a_full_disk_is_named_with_the_way_out() {
+    let folder = std::env::temp_dir().join(format!("sandpit-full-{:016x}", rand::random::<u64>()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    // One page, which the lock takes; gone with the namespace.
+    let up = format!(
+        "mount -t tmpfs -o size=4k tmpfs {0} && exec {PROGRAM} --data {0} up",
+        folder.display()
+    );
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--user", "--map-root-user", "--mount", "sh", "-c", &up]);
+    let ended = unshare.stdin(Stdio::null()).output().expect("unshare");
+    std::fs::remove_dir_all(folder).ok();
+    let text = complained(&ended);
+    assert_eq!(code(&ended), Some(1), "{text}");
+    assert!(text.contains("No space left on device") && text.contains("--data FOLDER"), "{text}");
+}

@@ -3,6 +3,7 @@
 mod cli;
 mod compose;
 mod foreign;
+mod leaving;
 mod node;
 mod telemetry;
 mod venv;

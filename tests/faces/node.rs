@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -41,6 +42,8 @@ impl Node {
         let mut up = node.command(&["--json", "up"]);
         up.arg("--set").arg(format!("bus.server_path={}", server.display()));
         up.args(["--set", "http.listen=127.0.0.1:0", "--set", "template.trading.warm_target=0"]);
+        // In a group of its own, as a shell does it, so that a test can press Ctrl-C.
+        up.process_group(0);
         let mut process = up.stdout(Stdio::piped()).spawn().expect("a node");
         let mut out = BufReader::new(process.stdout.take().expect("a pipe"));
         node.process = Some(process);
@@ -84,11 +87,25 @@ impl Node {
         (status.expect("a status"), body.to_owned())
     }
 
+    fn pid(&self) -> Pid {
+        let process = self.process.as_ref().expect("it runs");
+        i32::try_from(process.id()).ok().and_then(Pid::from_raw).expect("a process")
+    }
+
+    /// Presses Ctrl-C: everybody in the foreground gets it.
+    pub(crate) fn press_ctrl_c(&self) {
+        rustix::process::kill_process_group(self.pid(), Signal::INT).expect("a signal");
+    }
+
     /// Asks it to leave, and waits until it has.
-    pub(crate) fn leave(mut self) -> ExitStatus {
+    pub(crate) fn leave(self) -> ExitStatus {
+        rustix::process::kill_process(self.pid(), Signal::TERM).expect("a signal");
+        self.left()
+    }
+
+    /// Waits until it has left.
+    pub(crate) fn left(mut self) -> ExitStatus {
         let mut process = self.process.take().expect("it runs");
-        let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw).expect("a process");
-        rustix::process::kill_process(pid, Signal::TERM).expect("a signal");
         let (told, left) = mpsc::channel();
         std::thread::spawn(move || {
             // The test is over if nobody waits.

@@ -188,7 +188,16 @@ pub struct Execs {
     flights: BTreeMap<Key, ExecId>,
     results: Results,
     counts: Counts,
-    closing: Option<(Option<Ticket>, Moment)>,
+    closing: Option<Closing>,
+}
+
+/// Nothing new begins.
+#[derive(Debug)]
+struct Closing {
+    /// Whoever waits for the end of all runs.
+    asked: Vec<Ticket>,
+    /// When what still runs is given up: the earliest moment that anybody named.
+    until: Moment,
 }
 
 #[derive(Debug)]
@@ -253,7 +262,11 @@ impl Execs {
                 let was_running = self.cancel(&tenant, sandbox, exec, &mut effects);
                 effects.push(Effect::Cancelled { ticket, was_running });
             }
-            Event::Close { ticket, until } => self.closing = Some((Some(ticket), until)),
+            Event::Close { ticket, until } => {
+                let closing = self.closing.get_or_insert(Closing { asked: Vec::new(), until });
+                closing.asked.push(ticket);
+                closing.until = closing.until.min(until);
+            }
             Event::Described { ticket, key } => {
                 // Not on the list: it was refused at its deadline.
                 if let Some(caller) = self.comparing.remove(&ticket) {
@@ -286,7 +299,8 @@ impl Execs {
     pub fn next_deadline(&self) -> Option<Moment> {
         let comparing = self.comparing.values().map(|caller| caller.until);
         let waiting = self.runs.values().flat_map(|run| run.waiting.iter().map(|one| one.until));
-        let closing = self.closing.iter().filter(|(asked, _)| asked.is_some()).map(|(_, at)| *at);
+        let closing = self.closing.iter().filter(|closing| !closing.asked.is_empty());
+        let closing = closing.map(|closing| closing.until);
         comparing.chain(waiting).chain(closing).min()
     }
 
@@ -507,8 +521,11 @@ impl Execs {
     }
 
     fn finish_closing(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        let Some((Some(ticket), until)) = self.closing else { return };
-        if until <= now {
+        let Some(closing) = self.closing.as_ref() else { return };
+        if closing.asked.is_empty() {
+            return;
+        }
+        if closing.until <= now {
             let runs: Vec<_> = self.runs.keys().copied().collect();
             for exec in runs {
                 self.refuse_all(exec, &Refusal::Unfinished, effects);
@@ -518,8 +535,9 @@ impl Execs {
             }
         }
         if self.runs.is_empty() && self.comparing.is_empty() {
-            self.closing = Some((None, until));
-            effects.push(Effect::Closed { ticket });
+            let asked = self.closing.as_mut().map(|closing| std::mem::take(&mut closing.asked));
+            let asked = asked.into_iter().flatten();
+            effects.extend(asked.map(|ticket| Effect::Closed { ticket }));
         }
     }
 

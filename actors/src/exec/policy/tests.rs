@@ -249,3 +249,17 @@ fn closing_waits_for_what_runs_and_ends_it_at_its_deadline() {
     assert_eq!(effects.last(), Some(&Effect::Closed { ticket: Ticket(9) }));
     assert_eq!(execs.next_deadline(), None);
 }
+
+#[test]
+fn whoever_closes_again_sooner_is_heard_and_all_who_closed_are_answered() {
+    let mut execs = execs();
+    let exec = running(&mut execs, 60);
+    let close = |ticket, until| Event::Close { ticket: Ticket(ticket), until };
+    assert_eq!(execs.step(at(1), close(8, at(30))), []);
+    let effects = execs.step(at(2), close(9, at(2)));
+    assert!(effects.contains(&Effect::Stop { exec }), "{effects:?}");
+    let closed = [8, 9].map(|ticket| Effect::Closed { ticket: Ticket(ticket) });
+    assert!(effects.ends_with(&closed), "{effects:?}");
+    let again = execs.step(at(3), close(10, at(40)));
+    assert_eq!(again, [Effect::Closed { ticket: Ticket(10) }]);
+}
