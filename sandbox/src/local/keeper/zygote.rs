@@ -80,6 +80,7 @@ pub(super) struct Zygote {
 struct Told<'a> {
     filters: Vec<&'a Program>,
     rlimits: &'a [(u32, u64)],
+    data_hard: u64,
     nice: i32,
     drop_groups: bool,
     warmup: &'a str,
@@ -196,6 +197,7 @@ impl Keeper {
         let told = Told {
             filters: lockdown.worker_filters(),
             rlimits: &lockdown.limits.numbers,
+            data_hard: lockdown.limits.data_hard,
             nice: lockdown.limits.nice,
             drop_groups: self.boot.ids == Ids::Own,
             warmup: &self.boot.zygote.warmup,
