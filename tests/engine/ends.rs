@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Lines};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -123,14 +123,21 @@ struct Node {
 impl Node {
     /// Starts it, and waits until it says `wanted`.
     fn start(wanted: &str) -> Self {
+        Self::start_under("022", &store(), wanted)
+    }
+
+    /// As [`Self::start`], with what is taken away from the modes of its files.
+    fn start_under(umask: &str, store: &Path, wanted: &str) -> Self {
         let node = number();
         let launcher = super::support::launcher();
         let sandpit_sandbox::local::Launcher::Path(program) = launcher else {
             panic!("tests name their launcher")
         };
-        let mut child = Command::new(program)
+        let mut child = Command::new("sh")
+            .args(["-c", "umask $0 && exec \"$@\"", umask])
+            .arg(program)
             .arg("hold-sandboxes")
-            .arg(store())
+            .arg(store)
             .arg(node.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -196,6 +203,17 @@ async fn hostile_h56_whatever_the_engine_was_doing_when_it_was_killed_nothing_is
     let sandbox = next.create().await;
     assert_eq!(next.value(sandbox, "1 + 1").await, "2");
     next.close().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_made_under_a_strict_umask_serves_as_well() {
+    let fresh = store().join(format!("strict-{}-{}", std::process::id(), number()));
+    let folder = fresh.clone();
+    let start = move || Node::start_under("077", &folder, "created 1").kill();
+
+    tokio::task::spawn_blocking(start).await.expect("a sandbox, and its end");
+
+    std::fs::remove_dir_all(fresh).expect("removed");
 }
 
 #[tokio::test]
