@@ -6,13 +6,11 @@ use std::path::Path;
 use sandpit_actors::bus::{gate, idempotency};
 use sandpit_actors::{exec, node, pool, reaper, supervise};
 use sandpit_config::{
-    Cgroup, Config, Folder, GateConfig, Isolation, LocalConfig, ReaperConfig, Requirements,
-    SuperviseConfig, TemplateConfig,
+    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, SuperviseConfig,
+    TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
-use sandpit_sandbox::local::options::{
-    Bounds, CgroupChoice, Isolation as Apart, Options, TemplateSpec,
-};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
 use sandpit_sandbox::local::template::built_in;
 use sandpit_sandbox::provider::Limits;
 
@@ -113,11 +111,6 @@ pub fn local(config: &Config, node: NodeId, data: &Path) -> Result<Options, Temp
         node,
         store: data.join("templates"),
         python: local.python.clone(),
-        isolation: match local.isolation {
-            Isolation::Auto => Apart::Auto,
-            Isolation::WeakLandlockSeccomp => Apart::WeakLandlockSeccomp,
-        },
-        allow_no_proc: local.allow_no_proc,
         uid_base: local.uid_base,
         cgroup: match local.cgroup {
             Cgroup::Auto => CgroupChoice::Auto,

@@ -15,6 +15,6 @@ pub use fault::{Fault, Rejected, Source};
 pub use layers::{DEFAULT, Layers, Loaded, Setting};
 pub use sections::{
     BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, ExecConfig, Folder,
-    GateConfig, HttpConfig, Isolation, LocalConfig, LogFormat, PoolConfig, ProviderConfig,
-    ReaperConfig, Requirements, SuperviseConfig, TelemetryConfig, TemplateConfig,
+    GateConfig, HttpConfig, LocalConfig, LogFormat, PoolConfig, ProviderConfig, ReaperConfig,
+    Requirements, SuperviseConfig, TelemetryConfig, TemplateConfig,
 };

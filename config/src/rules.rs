@@ -68,8 +68,6 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("cache.output_max_kib", Whole(1, 512)),
     ("reaper.sweep_s", Number(1.0, 3_600.0)),
     ("provider.local.python", Text),
-    ("provider.local.isolation", OneOf(&["auto", "weak-landlock-seccomp"])),
-    ("provider.local.allow_no_proc", Flag),
     ("provider.local.uid_base", Whole(65_536, 4_000_000_000)),
     ("provider.local.cgroup", OneOf(&["auto", "none"])),
     ("provider.local.spare_skeletons", Whole(0, 256)),

@@ -190,10 +190,6 @@ pub struct LocalConfig {
     /// The interpreter; without it the best on `PATH`.
     #[serde(deserialize_with = "unless_empty")]
     pub python: Option<PathBuf>,
-    /// What holds sandboxes apart.
-    pub isolation: Isolation,
-    /// Whether sandboxes may go without `/proc`.
-    pub allow_no_proc: bool,
     /// First of 65,536 user ids.
     pub uid_base: u32,
     /// Whether control groups are used.
@@ -239,16 +235,6 @@ pub struct LocalConfig {
     /// Longest teardown.
     #[serde(rename = "destroy_max_s", deserialize_with = "seconds")]
     pub destroy_max: Duration,
-}
-
-/// What holds sandboxes apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Isolation {
-    /// As strictly as this machine allows.
-    Auto,
-    /// Without namespaces.
-    WeakLandlockSeccomp,
 }
 
 /// Whether control groups are used.

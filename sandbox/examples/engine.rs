@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, entry, template};
 use sandpit_sandbox::provider::{
     CreateRequest, ExecEvent, ExecRequest, Progress, ProviderError, Work,
@@ -39,8 +39,6 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         node: NodeId::of_bits(std::process::id()),
         store,
         python: None,
-        isolation: Isolation::Auto,
-        allow_no_proc: false,
         uid_base: 200_000,
         cgroup: CgroupChoice::Auto,
         spare_skeletons: 0,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sandpit_actors::clock::Clock;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_messages::time::Moment;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, Provider, Work,
@@ -49,8 +49,6 @@ pub(crate) fn options() -> Options {
         node: NodeId::of_bits(number()),
         store: store(),
         python: None,
-        isolation: Isolation::Auto,
-        allow_no_proc: false,
         uid_base: 200_000,
         cgroup: CgroupChoice::Auto,
         spare_skeletons: 0,

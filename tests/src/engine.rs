@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::local::mode;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, probe, template};
 use sandpit_sandbox::provider::{CreateRequest, ExecRequest, Progress, Provider, Work};
 
@@ -22,8 +22,6 @@ pub(crate) fn hold_sandboxes(store: &str, node: &str) -> ExitCode {
         node,
         store: store.into(),
         python: None,
-        isolation: Isolation::Auto,
-        allow_no_proc: false,
         uid_base: 200_000,
         cgroup: CgroupChoice::Auto,
         spare_skeletons: 2,

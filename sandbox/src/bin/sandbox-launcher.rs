@@ -17,7 +17,7 @@ mod hold {
 
     use sandpit_messages::id::{NodeId, SandboxId};
     use sandpit_sandbox::Provider;
-    use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Isolation, Options};
+    use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
     use sandpit_sandbox::local::{Launcher, LocalProvider, template};
     use sandpit_sandbox::provider::{CreateRequest, Progress};
 
@@ -42,8 +42,6 @@ mod hold {
             node,
             store,
             python: None,
-            isolation: Isolation::Auto,
-            allow_no_proc: false,
             uid_base: 200_000,
             cgroup: CgroupChoice::Auto,
             spare_skeletons: 2,

@@ -28,7 +28,7 @@ use super::host::{self, Launcher};
 use super::lockdown::rlimits::SumHeldBy;
 use super::lockdown::seccomp::ZygoteClone;
 use super::mode::{self, Cause};
-use super::options::{Isolation, Options};
+use super::options::Options;
 use super::plan::{Ids, SLOTS_MAX};
 use super::probe;
 use super::state::Restarts;
@@ -98,12 +98,6 @@ pub enum StartError {
         /// The number of the error; 0 when there is none.
         errno: i32,
     },
-    /// It was asked for less than it can hold.
-    #[error(
-        "the isolation `weak-landlock-seccomp` is not offered by this engine; use `auto`, and \
-         `sandpit doctor` where that is refused"
-    )]
-    Weak,
 }
 
 /// Sandboxes on this machine.
@@ -202,9 +196,6 @@ impl LocalProvider {
     /// # Errors
     /// [`StartError`]; nothing of it is left running.
     pub async fn start(mut options: Options, launcher: Launcher) -> Result<Self, StartError> {
-        if options.isolation == Isolation::WeakLandlockSeccomp {
-            return Err(StartError::Weak);
-        }
         let store = options.store.clone();
         let made = make_store(&store).and_then(|()| std::path::absolute(&store));
         options.store = made.map_err(|cause| StartError::Store { path: store, cause })?;

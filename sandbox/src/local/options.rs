@@ -19,10 +19,6 @@ pub struct Options {
     pub store: PathBuf,
     /// The interpreter; without it the best one on `PATH`.
     pub python: Option<PathBuf>,
-    /// How sandboxes are held apart.
-    pub isolation: Isolation,
-    /// Whether a container that masks `/proc` may go without one.
-    pub allow_no_proc: bool,
     /// First of the 65,536 ids that sandboxes are mapped to when run by root.
     pub uid_base: u32,
     /// Whether control groups are used where they can be.
@@ -41,16 +37,6 @@ pub struct Options {
     pub bounds: Bounds,
     /// The templates, by name.
     pub templates: BTreeMap<String, TemplateSpec>,
-}
-
-/// How sandboxes are held apart.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Isolation {
-    /// As strictly as this machine allows; refuses where namespaces are not to be had.
-    #[default]
-    Auto,
-    /// Landlock, seccomp and rlimits only, and every result says so.
-    WeakLandlockSeccomp,
 }
 
 /// Whether control groups are used.

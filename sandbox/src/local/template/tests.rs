@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use sandpit_messages::id::NodeId;
 
 use super::*;
-use crate::local::options::{Bounds, CgroupChoice, Isolation};
+use crate::local::options::{Bounds, CgroupChoice};
 
 /// A folder of its own for each test, removed at its end.
 struct Scratch(PathBuf);
@@ -65,8 +65,6 @@ impl Scratch {
             node: NodeId::of_bits(1),
             store: self.0.join("store"),
             python: None,
-            isolation: Isolation::Auto,
-            allow_no_proc: false,
             uid_base: 200_000,
             cgroup: CgroupChoice::Auto,
             spare_skeletons: 0,
