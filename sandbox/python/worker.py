@@ -16,6 +16,7 @@ import json
 import linecache
 import os
 import random
+import resource
 import select
 import signal
 import socket
@@ -174,6 +175,9 @@ class Worker:
             header, body = self.receive_frame()
             if header["op"] == "env":
                 os.environ.update(header["env"])
+            elif header["op"] == "data":
+                hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+                resource.setrlimit(resource.RLIMIT_DATA, (header["bytes"], hard))
             elif header["op"] == "run":
                 self.cell(header, body)
             # An interrupt that is read here came for a cell that has ended.

@@ -128,7 +128,10 @@ class Locks:
     """What locks a worker down, laid out before the first fork."""
 
     def __init__(self, told):
-        self.rlimits = [(number, limit) for number, limit in told["rlimits"]]
+        hard = {resource.RLIMIT_DATA: told["data_hard"]}
+        self.rlimits = [
+            (number, (limit, hard.get(number, limit))) for number, limit in told["rlimits"]
+        ]
         self.nice = told["nice"]
         self.drop_groups = told["drop_groups"]
         self.memory = []
@@ -142,8 +145,8 @@ class Locks:
         self.capset_sets = bytes(24)
 
     def apply(self, landlock):
-        for number, limit in self.rlimits:
-            resource.setrlimit(number, (limit, limit))
+        for number, limits in self.rlimits:
+            resource.setrlimit(number, limits)
         os.setpriority(os.PRIO_PROCESS, 0, self.nice)
         for capability in range(CAPABILITIES_MAX):
             if prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0:

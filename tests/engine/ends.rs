@@ -1,9 +1,9 @@
 //! However it ends, nothing is left: no process, no mount, no namespace, no group.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use sandpit_sandbox::local::cgroup::{Backend, none};
@@ -114,6 +114,8 @@ async fn an_engine_that_is_closed_leaves_what_was_there_before() {
 /// A process that holds an engine with sandboxes.
 struct Node {
     child: Child,
+    /// Kept open, because it goes on saying what it does.
+    _said: Lines<BufReader<ChildStdout>>,
     /// The engine's name among groups.
     word: String,
 }
@@ -121,31 +123,39 @@ struct Node {
 impl Node {
     /// Starts it, and waits until it says `wanted`.
     fn start(wanted: &str) -> Self {
+        Self::start_under("022", &store(), wanted)
+    }
+
+    /// As [`Self::start`], with what is taken away from the modes of its files.
+    fn start_under(umask: &str, store: &Path, wanted: &str) -> Self {
         let node = number();
         let launcher = super::support::launcher();
         let sandpit_sandbox::local::Launcher::Path(program) = launcher else {
             panic!("tests name their launcher")
         };
-        let mut child = Command::new(program)
+        let mut child = Command::new("sh")
+            .args(["-c", "umask $0 && exec \"$@\"", umask])
+            .arg(program)
             .arg("hold-sandboxes")
-            .arg(store())
+            .arg(store)
             .arg(node.to_string())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("a process to kill");
-        let out = BufReader::new(child.stdout.take().expect("its output"));
+        let mut said = BufReader::new(child.stdout.take().expect("its output")).lines();
         let mut word = String::new();
-        for line in out.lines() {
+        while let Some(line) = said.next() {
             let line = line.expect("a line");
             if let Some(own) = line.strip_prefix("engine ") {
                 own.clone_into(&mut word);
             }
             if line.starts_with(wanted) {
-                return Self { child, word };
+                return Self { child, _said: said, word };
             }
         }
-        panic!("the engine ended before it said `{wanted}`");
+        let end = child.wait().expect("reaped");
+        panic!("the engine ended before it said `{wanted}`: {end}");
     }
 
     /// Kills it, and waits until nothing of it is left.
@@ -154,12 +164,13 @@ impl Node {
         let mut networks: BTreeSet<String> =
             processes.iter().filter_map(|(pid, _)| network(*pid)).collect();
         networks.retain(|name| Some(name) != network(std::process::id()).as_ref());
+        let killed = ticks();
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");
         let before = super::support::now();
         loop {
             processes.retain(|(pid, start)| started(*pid).is_some_and(|now| now == *start));
-            let left = networks_in_use();
+            let left = networks_of_before(killed);
             let namespaces: Vec<_> = networks.intersection(&left).collect();
             if processes.is_empty() && namespaces.is_empty() {
                 return;
@@ -195,6 +206,17 @@ async fn hostile_h56_whatever_the_engine_was_doing_when_it_was_killed_nothing_is
 }
 
 #[tokio::test]
+async fn a_store_that_is_made_under_a_strict_umask_serves_as_well() {
+    let fresh = store().join(format!("strict-{}-{}", std::process::id(), number()));
+    let folder = fresh.clone();
+    let start = move || Node::start_under("077", &folder, "created 1").kill();
+
+    tokio::task::spawn_blocking(start).await.expect("a sandbox, and its end");
+
+    std::fs::remove_dir_all(fresh).expect("removed");
+}
+
+#[tokio::test]
 async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_is_replaced() {
     let engine = Engine::start().await;
     // Guardian (root) or launcher, then what is below.
@@ -213,7 +235,11 @@ async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_i
         let ending = tokio::time::timeout(Duration::from_secs(5), endings.recv()).await;
         let ending = ending.expect("an ending is told").expect("the engine lives");
         assert_eq!(ending.sandbox, sandbox);
-        assert_eq!(none::survey().expect("a survey").remove(&namespace), None);
+        let before = super::support::now();
+        while let Some(left) = none::survey().expect("a survey").remove(&namespace) {
+            assert!(super::support::since(before) < GONE_MAX, "still there: {left:?}");
+            tokio::task::yield_now().await;
+        }
 
         let again = engine.create().await;
         assert_eq!(engine.value(again, "1 + 1").await, "2");
@@ -282,9 +308,26 @@ fn network(pid: u32) -> Option<String> {
     Some(link.to_string_lossy().into_owned())
 }
 
-fn networks_in_use() -> BTreeSet<String> {
+/// Ticks since the machine was started, as starts of processes are counted.
+fn ticks() -> u64 {
+    let text = std::fs::read_to_string("/proc/uptime").expect("the time since the start");
+    let seconds: f64 = text.split(' ').next().and_then(|text| text.parse().ok()).expect("seconds");
+    let hundredths = Duration::from_secs_f64(seconds).as_millis() / 10;
+    u64::try_from(hundredths).expect("a machine that is not that old")
+        * rustix::param::clock_ticks_per_second()
+        / 100
+}
+
+/// Network namespaces of processes that were there already. Numbers of namespaces are used again.
+fn networks_of_before(moment: u64) -> BTreeSet<String> {
     let entries = std::fs::read_dir("/proc").expect("/proc").flatten();
-    entries.filter_map(|entry| network(entry.file_name().to_str()?.parse().ok()?)).collect()
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let old = pids.filter(|pid| {
+        started(*pid)
+            .and_then(|start| start.parse::<u64>().ok())
+            .is_some_and(|start| start <= moment)
+    });
+    old.filter_map(network).collect()
 }
 
 fn mounts() -> String {

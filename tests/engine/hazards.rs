@@ -1,7 +1,11 @@
 //! Mistakes that were made once, and what the kernel does that is easily forgotten.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sandpit_sandbox::local::cgroup::none;
-use sandpit_sandbox::provider::Outcome;
+use sandpit_sandbox::local::options::Options;
+use sandpit_sandbox::local::template;
+use sandpit_sandbox::provider::{Outcome, Progress, Provider};
 
 use super::support::{Engine, attacked, options};
 
@@ -13,11 +17,36 @@ pub(crate) async fn namespace(engine: &Engine, sandbox: sandpit_messages::id::Sa
 }
 
 #[tokio::test]
+async fn hazard_02_siblings_draw_different_numbers_from_numpy_as_well() {
+    let trading = template::built_in().remove("trading").expect("a built-in template");
+    let templates = BTreeMap::from([("trading".to_owned(), trading)]);
+    let engine = Engine::start_with(Options { templates, ..options() }).await;
+    let prepared = engine.provider.prepare("trading", Progress::silent()).await;
+    prepared.expect("this test needs the package index, or a store that has the packages");
+    let code = "
+import numpy, pandas
+frame = pandas.DataFrame({'close': numpy.arange(100.0)})
+assert frame['close'].rolling(5).mean().iloc[-1] == 97.0
+[numpy.random.random(), numpy.random.default_rng().random()]
+";
+    let mut drawn = BTreeSet::new();
+    for _ in 0..4 {
+        let sandbox = engine.create_from("trading").await;
+        let shown = engine.value(sandbox, code).await;
+        for value in shown.trim_matches(['[', ']']).split(", ") {
+            assert!(drawn.insert(value.to_owned()), "drawn twice: {value}");
+        }
+        engine.destroy(sandbox).await;
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
 async fn hazard_03_the_hash_seed_is_shared_until_the_zygote_is_replaced() {
     let mut often = options();
     often.rotate_forks = 2;
     let engine = Engine::start_with(often).await;
-    let mut seeds = std::collections::BTreeSet::new();
+    let mut seeds = BTreeSet::new();
     for _ in 0..12 {
         let sandbox = engine.create().await;
         seeds.insert(engine.value(sandbox, "hash('one word')").await);

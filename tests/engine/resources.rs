@@ -1,5 +1,6 @@
 //! Takes all there is of something.
 
+use sandpit_sandbox::local::options::CgroupChoice;
 use sandpit_sandbox::provider::{KilledBy, Outcome};
 
 use super::support::{attacked, attacked_with, options};
@@ -98,6 +99,27 @@ os.wait()
         let stopped = ran.shown.contains("one was killed")
             || matches!(ran.outcome(), Outcome::Killed(KilledBy::Memory) | Outcome::Lost);
         assert!(stopped, "{ran:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn hostile_h05_where_no_group_holds_it_the_watchdog_does() {
+    let mut alone = options();
+    alone.cgroup = CgroupChoice::None;
+    attacked_with(alone, async |engine, victim| {
+        let code = "
+import os, signal
+for _ in range(8):
+    if os.fork() == 0:
+        taken = bytearray(b'x') * (60 << 20)
+        signal.pause()
+signal.pause()
+";
+        let ran = engine.cell(victim, code).await;
+
+        assert_eq!(ran.outcome(), Outcome::Killed(KilledBy::Memory), "{ran:?}");
+        assert!(!ran.done.sandbox_usable, "{ran:?}");
     })
     .await;
 }

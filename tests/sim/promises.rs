@@ -273,7 +273,9 @@ impl World {
         let between = self.pool.ending() + self.pool.booting();
         self.promise(between == 0, "nothing is half made or half gone");
         for stock in self.pool.stocks() {
-            let there = stock.ready == stock.target && stock.broken.is_none();
+            // A broken template of which nothing is kept is tried again when somebody asks for it.
+            let usable = stock.broken.is_none() || stock.target == 0;
+            let there = stock.ready == stock.target && usable;
             self.note(format_args!("{stock:?}"));
             self.promise(there, "the pool is at its target again");
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use sandpit_actors::exec::policy::{self as exec, Lent};
-use sandpit_actors::pool::policy::{self as pool, Answer, Cause};
+use sandpit_actors::pool::policy::{self as pool, Answer, Cause, OwnedStage};
 use sandpit_actors::reaper::policy as reaper;
 use sandpit_actors::shell::Ticket;
 use sandpit_messages::exec::{Executed, Truncated};
@@ -394,8 +394,12 @@ impl World {
                     self.plan(after, Happening::Compared { to, look, existing });
                 }
                 reaper::Effect::Destroy { sandbox } => {
-                    let owned = self.pool.owned().iter().any(|one| one.sandbox == sandbox);
-                    self.promise(!owned, "the reaper destroys nothing that is owned");
+                    // What the pool is destroying, too, may be destroyed twice.
+                    let owned = self.pool.owned();
+                    let in_the_way = owned
+                        .iter()
+                        .any(|one| one.sandbox == sandbox && one.stage != OwnedStage::Going);
+                    self.promise(!in_the_way, "the reaper destroys nothing that is owned");
                     self.destroy(None, sandbox);
                 }
                 reaper::Effect::Reap { sandbox, cause } => {

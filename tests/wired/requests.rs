@@ -16,7 +16,7 @@ use crate::rig::{Rig, SECOND, cell, fresh, limits, on_one_thread};
 
 #[tokio::test(start_paused = true)]
 async fn the_life_of_a_sandbox_from_create_to_terminate() {
-    on_one_thread(async {
+    on_one_thread(Box::pin(async {
         let rig = Rig::start(limits(), Script::default()).await;
         let ask = Create {
             name: Some("desk".to_owned()),
@@ -62,7 +62,7 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         assert_eq!(rig.ask(&stopped).await.unwrap().total_count, 1);
         tokio::time::sleep(3_600 * SECOND).await;
         assert_eq!(rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap_err().code, 404);
-    })
+    }))
     .await;
 }
 

@@ -144,6 +144,8 @@ pub struct ExecActor {
     life: Life,
     execs: Execs,
     ports: Ports,
+    /// The provider's kind, for spans.
+    kind: &'static str,
     askers: BTreeMap<Ticket, (Asker, Span)>,
     begun: BTreeMap<ExecId, Begun>,
     tickets: u64,
@@ -156,6 +158,7 @@ impl ExecActor {
         Self {
             life,
             execs: Execs::recover(limits, seed),
+            kind: ports.provider.descriptor().kind,
             ports,
             askers: BTreeMap::new(),
             begun: BTreeMap::new(),
@@ -290,7 +293,7 @@ impl ExecActor {
         let span = info_span!(
             parent: &whole,
             "provider.attempt",
-            sandpit.endpoint = provider.descriptor().kind,
+            sandpit.endpoint = self.kind,
             sandpit.operation = "exec",
             sandpit.sandbox.id = %sandbox,
         );

@@ -1,6 +1,7 @@
 //! Ready sandboxes, and who holds which: the shell around [`policy::Pool`].
 
 pub mod policy;
+mod questions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use std::time::Duration;
 use actix::fut::wrap_stream;
 use actix::prelude::*;
 use futures_util::stream;
-use policy::{
-    Allowed, Answer, Cause, Effect, Ended, Event, Facts, Granted, Limits, Order, Owned, Pool,
-    StockView, Swept,
+use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Granted, Limits, Pool};
+pub use questions::{
+    Acquire, Close, Describe, GetFacts, GetStocks, Inventory, ListFacts, Reap, Release, Terminate,
+    Use, Used, View,
 };
-use sandpit_messages::envelope::Tenant;
-use sandpit_messages::id::{ExecId, NodeId, SandboxId};
+use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::{CreateRequest, Progress, TemplateInfo};
@@ -26,167 +27,7 @@ use tracing::{Instrument, Span, info_span};
 use crate::clock::Clock;
 use crate::metrics::metrics;
 use crate::shell::{Alarm, Ticket, guarded, outcome};
-use crate::supervise::{Asked, Caller, Life, Question, Signal, heed};
-
-/// Asks for a sandbox, and waits for it until `until`.
-#[derive(Clone, Debug)]
-pub struct Acquire {
-    /// What is wanted.
-    pub order: Arc<Order>,
-    /// How long the caller is ready to wait.
-    pub until: Moment,
-}
-
-impl Question for Acquire {
-    type Answer = Result<Granted, Refusal>;
-}
-
-/// Asks what a template is, and has it prepared if need be.
-#[derive(Clone, Debug)]
-pub struct Describe {
-    /// Which.
-    pub template: String,
-    /// How long the caller is ready to wait.
-    pub until: Moment,
-}
-
-impl Question for Describe {
-    type Answer = Result<TemplateInfo, Refusal>;
-}
-
-/// Asks for leave to run something in a sandbox that the tenant holds.
-#[derive(Clone, Debug)]
-pub struct Use {
-    /// Whose run it is.
-    pub tenant: Tenant,
-    /// Where.
-    pub sandbox: SandboxId,
-    /// The run.
-    pub exec: ExecId,
-    /// By when it is over, whatever happens.
-    pub until: Moment,
-}
-
-impl Question for Use {
-    type Answer = Result<Allowed, Refusal>;
-}
-
-/// Says that a run is over.
-#[derive(Clone, Debug)]
-pub struct Used {
-    /// Where it ran.
-    pub sandbox: SandboxId,
-    /// The run.
-    pub exec: ExecId,
-    /// Whether the sandbox can be used again.
-    pub sandbox_usable: bool,
-}
-
-impl Question for Used {
-    type Answer = ();
-}
-
-/// Ends a sandbox that the tenant holds, and waits until it is gone.
-#[derive(Clone, Debug)]
-pub struct Terminate {
-    /// Whose.
-    pub tenant: Tenant,
-    /// Which.
-    pub sandbox: SandboxId,
-    /// How long the caller is ready to wait.
-    pub until: Moment,
-}
-
-impl Question for Terminate {
-    type Answer = Result<Ended, Refusal>;
-}
-
-/// Gives a sandbox back without waiting for its end.
-#[derive(Clone, Debug)]
-pub struct Release {
-    /// Which.
-    pub sandbox: SandboxId,
-    /// Why.
-    pub cause: Cause,
-}
-
-impl Question for Release {
-    type Answer = ();
-}
-
-/// Says that a sandbox should have ended. The pool looks for itself.
-#[derive(Clone, Debug)]
-pub struct Reap {
-    /// Which.
-    pub sandbox: SandboxId,
-    /// Why.
-    pub cause: Cause,
-}
-
-impl Question for Reap {
-    type Answer = ();
-}
-
-/// Asks what a tenant may know of one sandbox.
-#[derive(Clone, Debug)]
-pub struct GetFacts {
-    /// Who asks.
-    pub tenant: Tenant,
-    /// Which.
-    pub sandbox: SandboxId,
-}
-
-impl Question for GetFacts {
-    type Answer = Result<Facts, Refusal>;
-}
-
-/// Asks what a tenant has, and had within the last hour.
-#[derive(Clone, Debug)]
-pub struct ListFacts(pub Tenant);
-
-impl Question for ListFacts {
-    type Answer = Vec<Facts>;
-}
-
-/// Asks for everything the pool answers for.
-#[derive(Clone, Debug)]
-pub struct Inventory;
-
-impl Question for Inventory {
-    type Answer = Vec<Owned>;
-}
-
-/// Asks what is ready.
-#[derive(Clone, Debug)]
-pub struct GetStocks;
-
-impl Question for GetStocks {
-    type Answer = View;
-}
-
-/// The pool, as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
-    /// By template.
-    pub stocks: Vec<StockView>,
-    /// Being destroyed.
-    pub ending: usize,
-    /// Most sandboxes at once.
-    pub total_max: usize,
-    /// Leases that time alone ended.
-    pub swept: Swept,
-}
-
-/// Ends every sandbox and makes no more; answers how many are left at `until`.
-#[derive(Clone, Debug)]
-pub struct Close {
-    /// Until when the caller waits.
-    pub until: Moment,
-}
-
-impl Question for Close {
-    type Answer = usize;
-}
+use crate::supervise::{Asked, Caller, Life, Signal, heed};
 
 /// A grant that found nobody waiting for it.
 #[derive(Debug, Message)]
@@ -227,6 +68,8 @@ pub struct PoolActor {
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
+    /// The provider's kind, for spans and metrics.
+    kind: &'static str,
     askers: BTreeMap<Ticket, (Asker, Span)>,
     tickets: u64,
     alarm: Alarm,
@@ -238,8 +81,17 @@ impl PoolActor {
     pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         let templates = ports.provider.templates();
         let (pool, first) = Pool::recover(limits, ports.node, templates, seed);
-        let (askers, alarm) = (BTreeMap::new(), Alarm::default());
-        Self { life, pool, first, ports, askers, tickets: 0, alarm, gauged: None }
+        Self {
+            life,
+            pool,
+            first,
+            kind: ports.provider.descriptor().kind,
+            ports,
+            askers: BTreeMap::new(),
+            tickets: 0,
+            alarm: Alarm::default(),
+            gauged: None,
+        }
     }
 
     fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
@@ -296,7 +148,7 @@ impl PoolActor {
                     let span = info_span!(
                         parent: self.span_of(Some(ticket)),
                         "provider.attempt",
-                        sandpit.endpoint = provider.descriptor().kind,
+                        sandpit.endpoint = self.kind,
                         sandpit.operation = "adopt",
                         sandpit.sandbox.id = %sandbox,
                     );
@@ -335,7 +187,7 @@ impl PoolActor {
         ctx: &mut Context<Self>,
     ) {
         let provider = Arc::clone(&self.ports.provider);
-        let kind = provider.descriptor().kind;
+        let kind = self.kind;
         let span = info_span!(
             parent: self.span_of(for_caller),
             "sandbox.create",
@@ -359,7 +211,7 @@ impl PoolActor {
 
     fn destroy(&mut self, sandbox: SandboxId, cause: Cause, ctx: &mut Context<Self>) {
         let provider = Arc::clone(&self.ports.provider);
-        let kind = provider.descriptor().kind;
+        let kind = self.kind;
         let span = info_span!(
             "sandbox.destroy",
             sandpit.sandbox.id = %sandbox,

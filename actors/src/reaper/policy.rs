@@ -192,7 +192,10 @@ impl Reaper {
             }
         }
 
-        let should_exist = owned.iter().filter(|one| one.stage != OwnedStage::Between);
+        let should_exist = owned.iter().filter(|one| match one.stage {
+            OwnedStage::Ready | OwnedStage::Leased { .. } => true,
+            OwnedStage::Coming | OwnedStage::Going => false,
+        });
         let absent = should_exist.map(|one| one.sandbox).filter(|one| !exist.contains(one));
         keep_watch(&mut self.missing, absent.collect(), now);
         for (sandbox, since) in &self.missing {

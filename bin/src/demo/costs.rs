@@ -126,8 +126,12 @@ pub fn estimate(book: &PriceBook, usage: &Usage) -> Result<CostReport, Unpriced>
         one_shot,
         stock: waited,
     };
-    let requests: Vec<Duration> =
-        one_shots.iter().chain(answered).copied().chain(cells.iter().flat_map(rebuilt)).collect();
+    let requests: Vec<Duration> = one_shots
+        .iter()
+        .chain(answered)
+        .copied()
+        .chain(cells.iter().flat_map(|cells| rebuilt(cells)))
+        .collect();
     let cold = each(price, *shape, &requests);
     let boots = u32::try_from(requests.len()).unwrap_or(u32::MAX);
     let boot = Duration::from_millis(start.median_ms.into());
@@ -158,7 +162,7 @@ pub fn estimate(book: &PriceBook, usage: &Usage) -> Result<CostReport, Unpriced>
 }
 
 /// Each cell with those before it.
-fn rebuilt(cells: &Vec<Duration>) -> impl Iterator<Item = Duration> + '_ {
+fn rebuilt(cells: &[Duration]) -> impl Iterator<Item = Duration> {
     cells.iter().scan(Duration::ZERO, |before, cell| {
         *before += *cell;
         Some(*before)

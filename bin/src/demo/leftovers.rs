@@ -131,8 +131,10 @@ impl Watch {
         let unseen = below(std::process::id()).into_iter();
         let unseen = unseen.filter(|(process, _)| !self.processes.contains_key(process));
         processes.extend(unseen.map(|((pid, _), name)| format!("{name} ({pid})")));
+        let own = ancestors(std::process::id(), &alive);
         let network_namespaces = alive
             .keys()
+            .filter(|pid| !self.is_somebody_elses(**pid, &alive, &own))
             .filter_map(|pid| network_of(&pid.to_string()))
             .filter(|network| self.networks.contains(network))
             .collect::<BTreeSet<u64>>();
@@ -154,6 +156,27 @@ impl Watch {
             sandboxes: Vec::new(),
         }
     }
+
+    /// Whether a process descends from one that is neither ours nor above us. The kernel gives the
+    /// number of a namespace that is gone to the next one, which may be another engine's; what we
+    /// lost descends from us, or from whoever takes in orphans, who is above us.
+    fn is_somebody_elses(&self, pid: u32, alive: &BTreeMap<u32, Alive>, own: &[u32]) -> bool {
+        ancestors(pid, alive).into_iter().any(|above| {
+            let started = alive.get(&above).map(|one| one.started);
+            let is_seen = started.is_some_and(|at| self.processes.contains_key(&(above, at)));
+            !is_seen && above != std::process::id() && !own.contains(&above)
+        })
+    }
+}
+
+/// The living processes above one, nearest first.
+fn ancestors(pid: u32, alive: &BTreeMap<u32, Alive>) -> Vec<u32> {
+    let parent = |pid: &u32| {
+        let parent = alive.get(pid)?.parent;
+        alive.contains_key(&parent).then_some(parent)
+    };
+    // A chain of parents is never longer than the list of processes.
+    std::iter::successors(parent(&pid), parent).take(alive.len()).collect()
 }
 
 /// Whether a control group is that of the engine of process `pid`, or below it.
@@ -221,21 +244,9 @@ fn read_stat(stat: &str) -> Option<Alive> {
 /// Everything that descends from `root`.
 fn below(root: u32) -> Vec<(Process, String)> {
     let alive = all();
-    let descends = |pid: u32| {
-        let mut at = pid;
-        // A chain of parents is never longer than the list of processes.
-        for _ in 0..alive.len() {
-            match alive.get(&at) {
-                Some(one) if one.parent == root => return true,
-                Some(one) => at = one.parent,
-                None => return false,
-            }
-        }
-        false
-    };
     alive
         .iter()
-        .filter(|(pid, _)| descends(**pid))
+        .filter(|(pid, _)| ancestors(**pid, &alive).contains(&root))
         .map(|(pid, one)| ((*pid, one.started), one.name.clone()))
         .collect()
 }
@@ -262,6 +273,26 @@ mod tests {
         child.wait().unwrap();
         assert!(!watch.compare().processes.contains(&name));
         assert!(watch.seen().processes >= 1);
+    }
+
+    #[test]
+    fn a_number_that_another_engine_got_is_not_held_against_us() {
+        let one = |parent, started| Alive { parent, started, name: String::new() };
+        let us = std::process::id();
+        // Ours: 7, seen. Another's: 9 below 8. An orphan of ours, never seen: 10, below 1.
+        let alive = BTreeMap::from([
+            (1, one(0, 1)),
+            (us, one(1, 2)),
+            (7, one(us, 3)),
+            (8, one(1, 4)),
+            (9, one(8, 5)),
+            (10, one(1, 6)),
+        ]);
+        let mut watch = Watch::begin(Path::new("/nowhere"));
+        watch.processes.insert((7, 3), String::new());
+        let own = ancestors(us, &alive);
+        let is_elses = |pid| watch.is_somebody_elses(pid, &alive, &own);
+        assert_eq!([7, 9, 10].map(is_elses), [false, true, false]);
     }
 
     #[test]

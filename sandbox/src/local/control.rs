@@ -289,6 +289,11 @@ pub(super) enum ToInit {
         /// The number of the signal.
         signal: i32,
     },
+    /// Let what is started from now on have so many bytes of data.
+    Data {
+        /// How many.
+        bytes: u64,
+    },
     /// Count what runs.
     Count {
         /// How the engine calls the question.

@@ -14,8 +14,8 @@ use rustix::process::{Pid, Signal};
 
 use super::control::{self, End, FromInit, Shape, ToInit};
 use super::launcher::drain;
-use super::lockdown::Lockdown;
 use super::lockdown::landlock::Ruleset;
+use super::lockdown::{Lockdown, rlimits};
 use super::mounts::{self, Failed, at_step};
 use super::plan::USER;
 use super::{entry, guardian, sys};
@@ -203,6 +203,9 @@ impl Init {
             }
             ToInit::KillSession { session } => processes::kill_session(session),
             ToInit::Signal { command, signal } => self.signal(command, signal),
+            // More than the hard limit was refused before anybody was asked; what is started then
+            // has what it had.
+            ToInit::Data { bytes } => drop(rlimits::set_data(bytes)),
             ToInit::Count { command } => {
                 let counted = FromInit::Counted {
                     command,

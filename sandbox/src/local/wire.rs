@@ -150,6 +150,11 @@ pub(super) enum Order<'a> {
         /// Which cell.
         id: u64,
     },
+    /// Bytes of data it may have from now on.
+    Data {
+        /// How many.
+        bytes: u64,
+    },
     /// Environment from now on.
     Env {
         /// Names and values.

@@ -209,8 +209,10 @@ pub struct Owned {
 /// What the pool believes about one of its sandboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnedStage {
-    /// Being made or being destroyed: it may exist or not.
-    Between,
+    /// Being made, or on the way to a caller: it may exist or not.
+    Coming,
+    /// Being destroyed: it may exist or not.
+    Going,
     /// It exists, and nobody holds it.
     Ready,
     /// It exists, is held, and time alone ends it then.

@@ -101,12 +101,13 @@ impl Pool {
     pub fn owned(&self) -> Vec<Owned> {
         let warm = self.stocks.values().flat_map(|stock| &stock.warm);
         let ready = warm.map(|(_, sandbox)| (*sandbox, OwnedStage::Ready));
-        let between = self.booting.keys().chain(self.ending.keys()).chain(self.adopting.keys());
-        let between = between.map(|sandbox| (*sandbox, OwnedStage::Between));
+        let coming = self.booting.keys().chain(self.adopting.keys());
+        let coming = coming.map(|sandbox| (*sandbox, OwnedStage::Coming));
+        let going = self.ending.keys().map(|sandbox| (*sandbox, OwnedStage::Going));
         let leased = self.leased.iter();
         let leased =
             leased.map(|(sandbox, lease)| (*sandbox, OwnedStage::Leased { due: lease.due() }));
-        let all = ready.chain(between).chain(leased);
+        let all = ready.chain(coming).chain(going).chain(leased);
         all.map(|(sandbox, stage)| Owned { sandbox, stage }).collect()
     }
 

@@ -57,9 +57,10 @@ fn what_is_owned_by_the_second_look_is_forgotten() {
 #[test]
 fn what_is_being_made_or_destroyed_may_exist_or_not() {
     let mut reaper = reaper();
-    let between = Owned { sandbox: sandbox(7), stage: OwnedStage::Between };
+    let coming = Owned { sandbox: sandbox(7), stage: OwnedStage::Coming };
+    let going = Owned { sandbox: sandbox(8), stage: OwnedStage::Going };
     for (look, time) in [(1, 1), (2, 31), (3, 61)] {
-        assert_eq!(reaper.step(at(time), seen(look, &[], &[between])), []);
+        assert_eq!(reaper.step(at(time), seen(look, &[], &[coming, going])), []);
         assert_eq!(reaper.step(at(time + 30), Event::Tick), [Effect::Look { look: look + 1 }]);
     }
 }

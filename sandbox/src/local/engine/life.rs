@@ -257,7 +257,7 @@ impl Engine {
         {
             let mut slots = lock(&self.slots);
             slots.living.remove(&slot);
-            if removed.is_err() {
+            if removed.is_err() || skeleton.stuck.load(Ordering::Acquire) {
                 slots.reserved.insert(slot);
             }
         }

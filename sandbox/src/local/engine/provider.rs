@@ -13,15 +13,14 @@ use super::super::cgroup::GroupLimits;
 use super::super::control::{FromInit, KeeperBoot, ToInit, ZygoteSpec};
 use super::super::host;
 use super::super::lockdown::Lockdown;
-use super::super::lockdown::rlimits::SumHeldBy;
+use super::super::lockdown::rlimits::{self, MEMORY_MAX, SumHeldBy};
 use super::super::mode::Mode;
 use super::super::options::TemplateSpec;
 use super::super::plan::{self, Ids};
 use super::super::probe;
 use super::super::template::{self as store, INSIDE_PYTHON};
-use super::super::wire::Order;
 use super::link::{Keeper, Skeleton, lock};
-use super::sandbox::{Entry, NoWorker, Sandbox, write_all};
+use super::sandbox::{Entry, NoWorker, Sandbox};
 use super::template::{Readiness, Template};
 use super::{Engine, LauncherStage, LocalProvider, MIB, group_limits, run};
 use crate::provider::{
@@ -432,35 +431,34 @@ impl Engine {
 
     async fn adopt(&self, sandbox: &Sandbox, lease: Lease) -> Result<(), ProviderError> {
         if let Some(limits) = lease.limits {
-            self.relimit(sandbox, limits)?;
-        }
-        let mut context = sandbox.context.lock().await;
-        if !lease.env.is_empty()
-            && let Some(worker) = &mut *context
-        {
-            let order = Order::Env { env: &lease.env }.encode(&[]);
-            write_all(&worker.channel, &order).await.map_err(failed)?;
+            self.relimit(sandbox, limits).await?;
         }
         *lock(&sandbox.env) = lease.env;
-        Ok(())
+        let context = sandbox.context.lock().await;
+        match &*context {
+            Some(worker) => sandbox.tell(worker).await.map_err(failed),
+            None => Ok(()),
+        }
     }
 
-    /// Other limits than the template's. Every process is bound by those from its start on, so
-    /// more memory cannot be given.
-    fn relimit(&self, sandbox: &Sandbox, limits: Limits) -> Result<(), ProviderError> {
-        let had = sandbox.template.info.limits;
-        if limits == had {
+    /// Other limits than the template's.
+    async fn relimit(&self, sandbox: &Sandbox, limits: Limits) -> Result<(), ProviderError> {
+        let unsupported = |what: String| Err(ProviderError::Unsupported { what });
+        if limits == sandbox.template.info.limits {
             return Ok(());
         }
-        let unsupported = |what: &str| Err(ProviderError::Unsupported { what: what.to_owned() });
         if self.held_by == SumHeldBy::Watchdog {
-            return unsupported("changing limits without control groups");
+            return unsupported("changing limits without control groups".to_owned());
         }
-        if limits.memory_mb > had.memory_mb {
-            return unsupported("more memory than the template has");
+        let memory = u64::from(limits.memory_mb) * MIB;
+        if memory > MEMORY_MAX {
+            return unsupported(format!("more than {} MiB of memory", MEMORY_MAX / MIB));
         }
-        let limits = group_limits(limits, self.options.bounds.pids);
-        sandbox.skeleton.group.set_limits(limits).map_err(failed)
+        let group = group_limits(limits, self.options.bounds.pids);
+        sandbox.skeleton.group.set_limits(group).map_err(failed)?;
+        let bytes = rlimits::data_of(memory);
+        *lock(&sandbox.data) = Some(bytes);
+        sandbox.skeleton.order(&ToInit::Data { bytes }, &[]).await.map_err(failed)
     }
 
     async fn destroy(&self, id: SandboxId) -> Result<Destroyed, ProviderError> {

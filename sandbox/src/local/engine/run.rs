@@ -118,7 +118,9 @@ pub(super) async fn run(
     };
     // Whoever ran out of memory takes the sandbox along, because nobody knows what else the
     // kernel chose to kill.
-    if run.sandbox.ran_out_of_memory() && !matches!(ended.outcome, Outcome::Killed(_)) {
+    // A worker that was killed for its memory falls silent, which looks like a broken protocol.
+    let explained = matches!(ended.outcome, Outcome::Killed(by) if by != KilledBy::Protocol);
+    if run.sandbox.ran_out_of_memory() && !explained {
         ended.outcome = Outcome::Killed(KilledBy::Memory);
         run.sandbox.skeleton.condemn("out of memory");
     }

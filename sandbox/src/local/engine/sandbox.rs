@@ -50,6 +50,8 @@ pub(super) struct Sandbox {
     pub(super) queued: AtomicUsize,
     /// Of its holder.
     pub(super) env: Mutex<BTreeMap<String, String>>,
+    /// Bytes of data of each process, if its holder asked for other limits than the template's.
+    pub(super) data: Mutex<Option<u64>>,
     /// Executions that can be interrupted.
     pub(super) runs: Mutex<BTreeMap<ExecId, Arc<Notify>>>,
     /// Kills for lack of memory that were told already.
@@ -65,9 +67,23 @@ impl Sandbox {
             context: tokio::sync::Mutex::new(None),
             queued: AtomicUsize::new(0),
             env: Mutex::default(),
+            data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),
         }
+    }
+
+    /// Tells a worker what its holder's lease says.
+    pub(super) async fn tell(&self, worker: &Context) -> io::Result<()> {
+        let mut orders = Vec::new();
+        if let Some(bytes) = *lock(&self.data) {
+            orders.extend(Order::Data { bytes }.encode(&[]));
+        }
+        let env = lock(&self.env).clone();
+        if !env.is_empty() {
+            orders.extend(Order::Env { env: &env }.encode(&[]));
+        }
+        write_all(&worker.channel, &orders).await
     }
 
     /// Whether the kernel has killed one of its processes for lack of memory since this was asked
@@ -207,10 +223,7 @@ impl Engine {
     /// environment.
     pub(super) async fn attach_again(&self, sandbox: &Sandbox) -> Result<Context, NoWorker> {
         let context = self.attach(&sandbox.template, &sandbox.skeleton).await?;
-        let env = lock(&sandbox.env).clone();
-        if !env.is_empty() {
-            write_all(&context.channel, &Order::Env { env: &env }.encode(&[])).await?;
-        }
+        sandbox.tell(&context).await?;
         Ok(context)
     }
 }

@@ -11,8 +11,9 @@ use super::super::plan::Ids;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
     ids: Ids,
-    sandbox_filters: usize,
-    zygote_filters: usize,
+    init_filters: usize,
+    /// Its zygote's and its own.
+    worker_filters: usize,
 }
 
 impl Expected {
@@ -20,8 +21,9 @@ impl Expected {
     pub(super) fn of(boot: &KeeperBoot) -> Self {
         Self {
             ids: boot.ids,
-            sandbox_filters: boot.lockdown.filters.sandbox.len(),
-            zygote_filters: boot.lockdown.filters.zygote.len(),
+            init_filters: boot.lockdown.filters.sandbox.len(),
+            worker_filters: boot.lockdown.filters.zygote.len()
+                + boot.lockdown.worker_filters().len(),
         }
     }
 }
@@ -60,8 +62,7 @@ pub(super) fn worker(pid: i32, expected: &Expected, init: &Seen) -> Result<u32, 
     if seen.groups != init.groups {
         return Err("it is not in the control groups of its sandbox".to_owned());
     }
-    let filters = expected.sandbox_filters + expected.zygote_filters;
-    check(&seen.status, init.id, filters)?;
+    check(&seen.status, init.id, expected.worker_filters)?;
     let inside = field(&seen.status, "NSpid")?;
     let numbers: Vec<&str> = inside.split_ascii_whitespace().collect();
     match numbers[..] {
@@ -102,7 +103,7 @@ pub(super) fn init(pid: i32, slot: u32, expected: &Expected) -> Result<Seen, Str
         }
     }
     seen.id = expected.ids.outside(slot);
-    check(&seen.status, seen.id, expected.sandbox_filters)?;
+    check(&seen.status, seen.id, expected.init_filters)?;
     seen.status.clear();
     Ok(seen)
 }

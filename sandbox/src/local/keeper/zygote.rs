@@ -78,8 +78,9 @@ pub(super) struct Zygote {
 /// What a zygote is told, in its own words.
 #[derive(Serialize)]
 struct Told<'a> {
-    filters: &'a [Program],
+    filters: Vec<&'a Program>,
     rlimits: &'a [(u32, u64)],
+    data_hard: u64,
     nice: i32,
     drop_groups: bool,
     warmup: &'a str,
@@ -194,8 +195,9 @@ impl Keeper {
         let (errors, their_errors) = at_step("making a pipe", pipe)?;
         let lockdown = &self.boot.lockdown;
         let told = Told {
-            filters: &lockdown.filters.sandbox,
+            filters: lockdown.worker_filters(),
             rlimits: &lockdown.limits.numbers,
+            data_hard: lockdown.limits.data_hard,
             nice: lockdown.limits.nice,
             drop_groups: self.boot.ids == Ids::Own,
             warmup: &self.boot.zygote.warmup,

@@ -55,6 +55,14 @@ impl Lockdown {
         })
     }
 
+    /// What a worker installs: the filters of a sandbox without those that its zygote is under,
+    /// because they bind its workers as well. Compiling one in the kernel takes longer than most
+    /// other steps of a worker.
+    pub fn worker_filters(&self) -> Vec<&seccomp::Program> {
+        let held = self.filters.zygote.each_ref().map(seccomp::Program::to_hex);
+        self.filters.sandbox.iter().filter(|program| !held.contains(&program.to_hex())).collect()
+    }
+
     /// Binds the calling process, which has one thread, and all it will start. It must have every
     /// capability in its own user namespace, and the ids it is to keep. `rules` were made for the
     /// root it has now.

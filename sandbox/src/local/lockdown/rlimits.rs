@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "setrlimit by number")]
 
 use rustix::io::{Errno, Result};
-use rustix::process::setpriority_process;
+use rustix::process::{Resource, setpriority_process, setrlimit};
 use serde::{Deserialize, Serialize};
 
 use super::super::options::Bounds;
@@ -17,16 +17,37 @@ const DATA_SLACK: u64 = 64 * MIB;
 /// Addresses beyond the memory of the sandbox: libraries and file maps.
 const ADDRESS_SLACK: u64 = 1024 * MIB;
 
+/// Most bytes of memory a holder may ask for.
+pub const MEMORY_MAX: u64 = 4096 * MIB;
+
 /// Bytes of stack of the first thread.
 const STACK: u64 = 8 * MIB;
 
 /// All bounds of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Values {
-    /// The kernel's number (`RLIMIT_*`) and the limit, soft and hard alike.
+    /// The kernel's number (`RLIMIT_*`) and the limit, soft and hard alike but for data.
     pub numbers: Vec<(u32, u64)>,
+    /// How far a sandbox's holder may be given more data than that. Beyond `numbers` only where
+    /// control groups hold the sum, because the processes can then raise it themselves.
+    pub data_hard: u64,
     /// Niceness, so that the node itself is served first.
     pub nice: i32,
+}
+
+/// Bytes of data of one process of a sandbox with so many bytes of memory.
+pub const fn data_of(memory: u64) -> u64 {
+    memory + DATA_SLACK
+}
+
+/// Lets the calling process, and what it will start, have so many bytes of data.
+///
+/// # Errors
+/// What the kernel said: more than the hard limit, for example.
+pub fn set_data(bytes: u64) -> Result<()> {
+    let mut limits = rustix::process::getrlimit(Resource::Data);
+    limits.current = Some(bytes);
+    setrlimit(Resource::Data, limits)
 }
 
 /// What holds the sum of a sandbox's processes.
@@ -47,7 +68,7 @@ impl Values {
     pub fn new(bounds: &Bounds, memory: u64, held_by: SumHeldBy) -> Self {
         let mut numbers = vec![
             (libc::RLIMIT_CORE, 1),
-            (libc::RLIMIT_DATA, memory + DATA_SLACK),
+            (libc::RLIMIT_DATA, data_of(memory)),
             (libc::RLIMIT_NPROC, u64::from(bounds.pids)),
             (libc::RLIMIT_FSIZE, bounds.file_bytes),
             (libc::RLIMIT_NOFILE, u64::from(bounds.open_files)),
@@ -64,7 +85,11 @@ impl Values {
                 10
             }
         };
-        Self { numbers, nice }
+        let memory_max = match held_by {
+            SumHeldBy::Groups => memory.max(MEMORY_MAX),
+            SumHeldBy::Watchdog => memory,
+        };
+        Self { numbers, data_hard: data_of(memory_max), nice }
     }
 
     /// Binds the calling process. Allocates nothing.
@@ -73,7 +98,8 @@ impl Values {
     /// What the kernel said; the process must then not go on.
     pub fn apply(&self) -> Result<()> {
         for (resource, limit) in &self.numbers {
-            let both = libc::rlimit { rlim_cur: *limit, rlim_max: *limit };
+            let hard = if *resource == libc::RLIMIT_DATA { self.data_hard } else { *limit };
+            let both = libc::rlimit { rlim_cur: *limit, rlim_max: hard };
             // WHY: rustix names resources by an enum that cannot travel between processes.
             // SAFETY: the limits outlive the call and are only read.
             let answer = unsafe { libc::setrlimit(*resource, &raw const both) };
