@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sandpit_actors::bus::{AskError, Bus, Feed, Headers, Message};
+use sandpit_actors::bus::{AskError, Bus, BusError, Feed, Headers, Message, SendError};
 use sandpit_actors::clock::Clock;
 use sandpit_messages::codec::Codec;
 use sandpit_messages::envelope::{self, IdempotencyKey};
@@ -107,7 +107,10 @@ impl Client {
         let request = Exec { sandbox_id: Some(sandbox), stream: true, ..request };
         let patience = call.patience.unwrap_or_else(|| patience_of(&request));
         let heard = self.bus.listen(&subject::outputs(sandbox), CHUNKS_MAX).await;
-        let feed = heard.map_err(|error| AskError::Undecodable(error.to_string()))?;
+        let feed = heard.map_err(|error| match error {
+            BusError::NotConnected => AskError::NotSent(SendError::NotConnected),
+            BusError::Unusable(why) => AskError::Undecodable(why),
+        })?;
         let mut output = Output { feed, of: None, next: BTreeMap::new(), ended: 0 };
         let call = Call { patience: Some(patience), ..call };
         let mut ask = std::pin::pin!(self.request(&request, call));

@@ -3,7 +3,9 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Stdio};
 
-use crate::node::Node;
+use rustix::process::{Pid, Signal};
+
+use crate::node::{Node, said};
 
 /// Something that runs, as far as saying that it has begun.
 fn begun(node: &Node, line: &str) -> (Child, BufReader<ChildStdout>) {
@@ -47,4 +49,57 @@ fn a_second_ctrl_c_ends_what_runs_at_once() {
     node.press_ctrl_c();
     assert_ne!(exec.wait().expect("an end").code(), Some(0));
     assert_eq!(node.left().code(), Some(0));
+}
+
+/// The server of a node, which is its child.
+fn server_of(node: &Node) -> Option<Pid> {
+    let parent = node.ready["pid"].as_u64().expect("a process");
+    let entries = std::fs::read_dir("/proc").expect("a list").filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_server = |pid: &i32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(str::trim).unwrap_or_default().to_owned()
+        };
+        field("PPid:") == parent.to_string()
+            && field("Name:").starts_with("nats-server")
+            && !field("State:").starts_with('Z')
+    };
+    pids.into_iter().find(is_server).and_then(Pid::from_raw)
+}
+
+/// Kills the server that is not one of these, which may not be quite gone yet.
+fn kill_server(node: &Node, before: &mut Vec<Pid>) {
+    let server = loop {
+        match server_of(node).filter(|server| !before.contains(server)) {
+            Some(server) => break server,
+            None => std::thread::yield_now(),
+        }
+    };
+    rustix::process::kill_process(server, Signal::KILL).expect("a signal");
+    before.push(server);
+}
+
+#[test]
+fn a_server_that_is_killed_comes_back_and_sandboxes_keep_their_state() {
+    let node = Node::start(&[]);
+    let created = node.run(&["--quiet", "sandbox", "create"]);
+    let id = said(&created).trim().to_owned();
+    assert_eq!(node.run(&["exec", "--sandbox", &id, "--code", "x = 41"]).status.code(), Some(0));
+    kill_server(&node, &mut Vec::new());
+    let again = || node.run(&["exec", "--sandbox", &id, "--code", "x + 1"]);
+    // Refused, not lost, until the server is back.
+    let ran = (0..200).map(|_| again()).find(|ran| ran.status.success());
+    assert_eq!(ran.map(|ran| said(&ran)).as_deref(), Some("42\n"));
+    assert!(node.leave().success());
+}
+
+#[test]
+fn a_server_that_dies_again_and_again_ends_the_node_with_code_70() {
+    let node = Node::start(&[]);
+    let restarts = 5;
+    let mut killed = Vec::new();
+    (0..=restarts).for_each(|_| kill_server(&node, &mut killed));
+    assert_eq!(node.left().code(), Some(70));
 }

@@ -19,7 +19,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_sandpit-under-test");
 /// Longest a node may take to serve, on a machine that also compiles.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Longest a node may take to leave.
-const LEAVE_MAX: Duration = Duration::from_secs(45);
+const LEAVE_MAX: Duration = Duration::from_secs(60);
 
 /// A node, killed when this is dropped.
 pub(crate) struct Node {
@@ -105,13 +105,18 @@ impl Node {
 
     /// Waits until it has left.
     pub(crate) fn left(mut self) -> ExitStatus {
+        let pid = self.pid();
         let mut process = self.process.take().expect("it runs");
         let (told, left) = mpsc::channel();
         std::thread::spawn(move || {
             // The test is over if nobody waits.
             drop(told.send(process.wait()));
         });
-        left.recv_timeout(LEAVE_MAX).expect("it leaves in time").expect("an end")
+        let left = left.recv_timeout(LEAVE_MAX).unwrap_or_else(|_| {
+            rustix::process::kill_process(pid, Signal::KILL).ok();
+            panic!("it did not leave in {LEAVE_MAX:?}");
+        });
+        left.expect("an end")
     }
 }
 

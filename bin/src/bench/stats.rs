@@ -74,9 +74,18 @@ pub(crate) struct Row {
     /// Done a second, where that was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) per_second: Option<f64>,
-    /// The median over the median of this row, which was measured in between.
+    /// What it is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ratio_to: Option<(String, f64)>,
+    pub(crate) compared: Option<Compared>,
+}
+
+/// A comparison with another row, which was measured in turns with it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Compared {
+    /// What that row measured.
+    pub(crate) with: String,
+    /// This median over that one.
+    pub(crate) p50_ratio: f64,
 }
 
 impl Row {
@@ -91,7 +100,7 @@ impl Row {
             p99_ms: times.quantile_ms(0.99),
             max_ms: times.max_ms(),
             per_second: None,
-            ratio_to: None,
+            compared: None,
         }
     }
 
@@ -111,8 +120,8 @@ impl Row {
     /// Compared with another row.
     #[must_use]
     pub(crate) fn against(mut self, other: &Self) -> Self {
-        let ratio = self.p50_ms / other.p50_ms.max(f64::EPSILON);
-        self.ratio_to = Some((other.what.clone(), ratio));
+        let p50_ratio = self.p50_ms / other.p50_ms.max(f64::EPSILON);
+        self.compared = Some(Compared { with: other.what.clone(), p50_ratio });
         self
     }
 }
@@ -120,7 +129,7 @@ impl Row {
 /// The rows as a table.
 pub(crate) fn print(rows: &[Row]) {
     let cells = rows.iter().map(|row| {
-        let ratio = row.ratio_to.as_ref();
+        let compared = row.compared.as_ref();
         [
             row.what.clone(),
             row.n.to_string(),
@@ -129,7 +138,7 @@ pub(crate) fn print(rows: &[Row]) {
             out::millis(row.p99_ms),
             out::millis(row.max_ms),
             row.per_second.map(|rate| format!("{rate:.0}")).unwrap_or_default(),
-            ratio.map(|(other, ratio)| format!("{ratio:.2} x {other}")).unwrap_or_default(),
+            compared.map(|it| format!("{:.2} x {}", it.p50_ratio, it.with)).unwrap_or_default(),
         ]
     });
     out::table(["what", "n", "p50", "p90", "p99", "max", "per s", "p50 ratio"], cells);
@@ -149,7 +158,7 @@ mod tests {
         assert!(near(row.p50_ms, 50.0) && near(row.p99_ms, 99.0) && near(row.max_ms, 100.0));
         let mut half = Times::new();
         half.add(Duration::from_millis(25));
-        let (_, ratio) = row.against(&Row::peer("y", &half)).ratio_to.unwrap();
-        assert!(near(ratio, 2.0), "{ratio}");
+        let compared = row.against(&Row::peer("y", &half)).compared.unwrap();
+        assert!(near(compared.p50_ratio, 2.0), "{compared:?}");
     }
 }

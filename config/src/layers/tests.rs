@@ -181,6 +181,9 @@ fn variables_of_others_are_not_ours() {
 }
 
 proptest! {
+    // Each case reads the whole manual several times.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn any_text_is_a_configuration_or_a_rejection(text in ".{0,200}") {
         // Only a panic would fail this.
