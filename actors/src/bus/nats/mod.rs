@@ -119,6 +119,26 @@ impl Inner {
         until: Moment,
     ) -> Result<(), SendError> {
         self.connected()?;
+        self.hand_over(subject, reply, (headers, body), until).await
+    }
+
+    /// The same for an answer: whoever asked has come back before us, so it does not wait until
+    /// we have caught up.
+    async fn answer(&self, message: Message, until: Moment) -> Result<(), SendError> {
+        if self.client.connection_state() != State::Connected {
+            return Err(SendError::NotConnected);
+        }
+        let Message { subject, headers, body } = message;
+        self.hand_over(subject.into(), None, (headers, body), until).await
+    }
+
+    async fn hand_over(
+        &self,
+        subject: Subject,
+        reply: Option<Subject>,
+        (headers, body): (Headers, Bytes),
+        until: Moment,
+    ) -> Result<(), SendError> {
         writable(&subject)?;
         if body.len() > self.payload_max {
             return Err(SendError::TooLarge { bytes: body.len(), max: self.payload_max });

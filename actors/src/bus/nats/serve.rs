@@ -28,9 +28,8 @@ impl Wire for Inner {
     }
 
     fn send(&self, message: Message) -> BoxFuture<'_, Result<(), SendError>> {
-        let Message { subject, headers, body } = message;
         let until = self.clock.now() + self.enqueue_max;
-        self.enqueue(subject.into(), None, (headers, body), until).boxed()
+        self.answer(message, until).boxed()
     }
 
     fn subscribe<'a>(
