@@ -244,11 +244,10 @@ impl World {
         let now = self.now;
         let late = self.people.open.values().any(|open| open.until < now);
         self.promise(!late, "nobody waits past the deadline");
-        let deadlines =
-            [self.pool.next_deadline(), self.execs.next_deadline(), self.reaper.next_deadline()];
+        let deadlines = [Who::Pool, Who::Exec, Who::Reaper].map(|who| self.deadline_of(who));
         // What is due now rings now: the alarm is planned.
-        let spins = deadlines.into_iter().flatten().any(|at| at < now);
-        self.promise(!spins, "a deadline lies ahead: no policy spins");
+        let missed = deadlines.into_iter().flatten().any(|at| at < now);
+        self.promise(!missed, "no deadline is missed");
         let most = self.pool_limits.total_max.max(self.ledger.survivors);
         self.promise(self.pool.total() <= most, "the pool keeps its limit");
         let booting = self.pool.booting() <= self.pool_limits.booting_max;

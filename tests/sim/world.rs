@@ -60,6 +60,16 @@ pub(crate) enum Told {
     Reaper(reaper::Event),
 }
 
+impl Told {
+    fn whom(&self) -> Who {
+        match self {
+            Self::Pool(_) => Who::Pool,
+            Self::Exec(_) => Who::Exec,
+            Self::Reaper(_) => Who::Reaper,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
     /// An answer reaches whoever asked, if it still lives.
@@ -263,12 +273,7 @@ impl World {
     }
 
     fn deliver(&mut self, to: Life, told: Told) {
-        let who = match told {
-            Told::Pool(_) => Who::Pool,
-            Told::Exec(_) => Who::Exec,
-            Told::Reaper(_) => Who::Reaper,
-        };
-        let living = self.life(who);
+        let living = self.life(told.whom());
         // A list is asked for and answered within one life; other answers may stray, but not from
         // one process to the next.
         let may_stray =
@@ -287,12 +292,7 @@ impl World {
         if self.alarms.get(&who).is_some_and(|at| *at <= self.now) {
             self.alarms.remove(&who);
         }
-        let at = match who {
-            Who::Pool => self.pool.next_deadline(),
-            Who::Exec => self.execs.next_deadline(),
-            Who::Reaper => self.reaper.next_deadline(),
-        };
-        if at.is_some_and(|at| at <= self.now) {
+        if self.deadline_of(who).is_some_and(|at| at <= self.now) {
             self.step(match who {
                 Who::Pool => Told::Pool(pool::Event::Tick),
                 Who::Exec => Told::Exec(exec::Event::Tick),
@@ -305,6 +305,7 @@ impl World {
     pub(crate) fn step(&mut self, told: Told) {
         self.steps += 1;
         self.note(format_args!("<- {told:?}"));
+        let who = told.whom();
         match told {
             Told::Pool(event) => {
                 self.ledger_hears(&event);
@@ -320,16 +321,22 @@ impl World {
                 self.carry_out_reaper(effects);
             }
         }
+        let ahead = self.deadline_of(who).is_none_or(|at| self.now < at);
+        self.promise(ahead, "a deadline lies ahead: no policy spins");
         self.set_alarms();
     }
 
+    pub(crate) fn deadline_of(&self, who: Who) -> Option<Moment> {
+        match who {
+            Who::Pool => self.pool.next_deadline(),
+            Who::Exec => self.execs.next_deadline(),
+            Who::Reaper => self.reaper.next_deadline(),
+        }
+    }
+
     fn set_alarms(&mut self) {
-        let deadlines = [
-            (Who::Pool, self.pool.next_deadline()),
-            (Who::Exec, self.execs.next_deadline()),
-            (Who::Reaper, self.reaper.next_deadline()),
-        ];
-        for (who, at) in deadlines {
+        for who in [Who::Pool, Who::Exec, Who::Reaper] {
+            let at = self.deadline_of(who);
             let known = self.alarms.get(&who).copied();
             if let Some(at) = at.filter(|at| known != Some(*at)) {
                 self.alarms.insert(who, at);

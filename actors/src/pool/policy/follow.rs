@@ -20,8 +20,9 @@ impl Pool {
             }
             Stage::Open => {
                 self.retire_idle(now, effects);
-                self.make_room(now, effects);
                 self.boot_missing(now, effects);
+                // Only then is it known who is left without a place.
+                self.make_room(now, effects);
             }
         }
         self.prepare_wanted(now, effects);

@@ -298,6 +298,21 @@ fn a_ready_sandbox_of_another_template_gives_way_to_a_caller() {
 }
 
 #[test]
+fn the_last_place_goes_to_one_caller_and_one_is_made_for_the_next_at_once() {
+    let (mut pool, effects) = opened(Limits { total_max: 2, ..limits(1) });
+    let ready = booted(&effects)[0];
+    let _ = pool.step(at(0), Event::Booted { sandbox: ready });
+    for ticket in [1, 2] {
+        let (ticket, order) = (Ticket(ticket), order("trading"));
+        let _ = pool.step(at(1), Event::Acquire { ticket, order, until: at(9) });
+    }
+    let effects = pool.step(at(1), prepared("trading"));
+    assert_eq!(booted(&effects).len(), 1);
+    assert!(effects.contains(&Effect::Destroy { sandbox: ready, cause: Cause::Displaced }));
+    assert!(pool.next_deadline() > Some(at(1)), "a deadline lies ahead");
+}
+
+#[test]
 fn what_cannot_be_given_is_replaced_twice_and_then_refused() {
     let (mut pool, _) = opened(limits(0));
     let mut sandbox = booted(&pool.step(at(0), acquire(1, 9)))[0];
