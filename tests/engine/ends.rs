@@ -241,7 +241,7 @@ async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_i
             tokio::task::yield_now().await;
         }
 
-        let again = engine.create().await;
+        let again = engine.create_again().await;
         assert_eq!(engine.value(again, "1 + 1").await, "2");
         engine.destroy(again).await;
     }

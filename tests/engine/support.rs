@@ -125,6 +125,24 @@ impl Engine {
         self.provider.create(request).await.expect("a sandbox").sandbox
     }
 
+    /// A sandbox of an engine that has just lost a part of itself: as long as it says that it may
+    /// work next time, it is asked again, as the pool does.
+    pub(crate) async fn create_again(&self) -> SandboxId {
+        let before = now();
+        loop {
+            let sandbox = SandboxId::minted(self.node, u128::from(number()));
+            let request = CreateRequest { sandbox, template: "base".to_owned() };
+            match self.provider.create(request).await {
+                Ok(created) => return created.sandbox,
+                Err(error) => {
+                    let patient = since(before) < Duration::from_secs(10);
+                    assert!(error.is_transient() && patient, "no sandbox again: {error}");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    }
+
     pub(crate) async fn run(&self, sandbox: SandboxId, work: Work, time_max: Duration) -> Ran {
         let request = ExecRequest { work, time_max, ..request() };
         let mut stream = self.provider.exec(sandbox, request).await.expect("an execution");
