@@ -2,6 +2,7 @@
 //! never does.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bus;
 pub mod clock;
 pub mod embed;

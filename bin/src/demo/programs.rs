@@ -1,4 +1,4 @@
-//! The Python that runs in the sandboxes: readable files from `bin/strategies`, and the few lines of
+//! The Python that runs in the sandboxes: readable files from `actors/strategies`, and the few lines of
 //! a cell that call them.
 
 use std::collections::BTreeMap;
@@ -7,9 +7,9 @@ use super::plan::Kind;
 
 /// What every desk needs.
 const GROUND: [(&str, &str); 3] = [
-    ("market.py", include_str!("../../strategies/market.py")),
-    ("desk.py", include_str!("../../strategies/desk.py")),
-    ("research.py", include_str!("../../strategies/research.py")),
+    ("market.py", include_str!("../../../actors/strategies/market.py")),
+    ("desk.py", include_str!("../../../actors/strategies/desk.py")),
+    ("research.py", include_str!("../../../actors/strategies/research.py")),
 ];
 
 /// Asks which instruments are fit.
@@ -60,18 +60,18 @@ pub fn ground() -> BTreeMap<String, String> {
 /// The files a desk of this kind needs.
 pub fn of(kind: Kind) -> BTreeMap<String, String> {
     let text = match kind {
-        Kind::Momentum => include_str!("../../strategies/momentum.py"),
-        Kind::Reversion => include_str!("../../strategies/reversion.py"),
-        Kind::Pairs => include_str!("../../strategies/pairs.py"),
-        Kind::Trend => include_str!("../../strategies/trend.py"),
-        Kind::Parity => include_str!("../../strategies/parity.py"),
+        Kind::Momentum => include_str!("../../../actors/strategies/momentum.py"),
+        Kind::Reversion => include_str!("../../../actors/strategies/reversion.py"),
+        Kind::Pairs => include_str!("../../../actors/strategies/pairs.py"),
+        Kind::Trend => include_str!("../../../actors/strategies/trend.py"),
+        Kind::Parity => include_str!("../../../actors/strategies/parity.py"),
     };
     with(kind.as_str(), text)
 }
 
 /// The files that buying and holding needs.
 pub fn hold() -> BTreeMap<String, String> {
-    with(HOLD, include_str!("../../strategies/hold.py"))
+    with(HOLD, include_str!("../../../actors/strategies/hold.py"))
 }
 
 fn with(name: &str, text: &str) -> BTreeMap<String, String> {
