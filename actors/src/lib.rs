@@ -8,6 +8,7 @@ pub mod clock;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod market;
 mod metrics;
 pub mod node;
 pub mod pool;

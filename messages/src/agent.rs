@@ -202,7 +202,7 @@ pub struct Holding {
 pub struct PaperAccount {
     /// What it began with.
     pub capital_microusd: i64,
-    /// Cash, below zero never.
+    /// Cash; below zero only if shares sold short rose past all it had.
     pub cash_microusd: i64,
     /// Cash and shares.
     pub equity_microusd: i64,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::id::NodeId;
 use crate::subject::{Patience, Replay, Request, Verb};
 
 /// What a feed is called: 1 to 64 of `a-z`, `0-9`, `-` and `_`. A word of a subject.
@@ -56,6 +57,8 @@ impl<'de> Deserialize<'de> for FeedName {
 pub struct Bar {
     /// Its number in the feed: from 1, without gaps.
     pub seq: u64,
+    /// The node that replays it, which is asked for bars that were missed.
+    pub node: NodeId,
     /// The day, `YYYY-MM-DD`.
     pub day: String,
     /// The last price of each instrument in micro-dollars, above zero.
@@ -101,6 +104,8 @@ pub struct ReplayStarted {
     pub subject: String,
     /// Where the prices are from.
     pub source: String,
+    /// The node that replays it.
+    pub node: NodeId,
     /// The first day that is traded.
     pub from: String,
     /// The last.

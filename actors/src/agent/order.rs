@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::programs;
+use crate::market::is_day;
 
 /// Instruments of one agent.
 const SYMBOLS_MAX: usize = 50;
@@ -171,15 +172,6 @@ fn day(
         Some(day) if !is_day(&day) => Err(invalid(field, &day, "a day as in 2022-01-31")),
         day => Ok(day),
     }
-}
-
-/// Whether the text has the shape of a day. Days are compared as text and never counted with.
-pub(crate) fn is_day(text: &str) -> bool {
-    let shape = |(at, byte): (usize, u8)| match at {
-        4 | 7 => byte == b'-',
-        _ => byte.is_ascii_digit(),
-    };
-    text.len() == 10 && text.bytes().enumerate().all(shape)
 }
 
 /// Twelve hexadecimal digits that stand for a program.
