@@ -19,10 +19,8 @@ use crate::supervise::Question;
 /// its account, its feed and its history.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// What is wanted.
+    /// What is wanted; see [`Order::check`].
     pub order: Arc<Order>,
-    /// How long the caller is ready to wait.
-    pub until: Moment,
 }
 
 impl Question for Launch {
