@@ -15,6 +15,7 @@ mod questions;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use actix::fut;
 use actix::prelude::*;
 use policy::{Agents, Effect, Event, Limits};
 use sandpit_messages::id::{AgentId, ExecId};
@@ -191,7 +192,7 @@ impl AgentActor {
         + 'static,
     ) {
         let work = tokio::task::spawn_local(work);
-        let done = actix::fut::wrap_future(work).map(|joined, actor: &mut Self, ctx| {
+        let done = fut::wrap_future(work).map(|joined, actor: &mut Self, ctx| {
             let event = event(joined, actor, ctx);
             actor.step(event, ctx);
         });
@@ -199,7 +200,7 @@ impl AgentActor {
     }
 
     fn hear(&mut self, exec: ExecId, heard: crate::bus::Feed, ctx: &mut Context<Self>) {
-        let bars = actix::fut::wrap_stream(feed::bars(heard));
+        let bars = fut::wrap_stream(feed::bars(heard));
         let hearing = bars.map(move |bar, actor: &mut Self, ctx: &mut Context<Self>| {
             actor.step(Event::Heard { exec, bar }, ctx);
         });
@@ -293,7 +294,7 @@ impl Actor for AgentActor {
     fn started(&mut self, ctx: &mut Context<Self>) {
         if let Some(told) = self.told.take() {
             let telling = feed::tell(Arc::clone(&self.ports.bus), told);
-            ctx.spawn(actix::fut::wrap_future(telling));
+            ctx.spawn(fut::wrap_future(telling));
         }
     }
 }
