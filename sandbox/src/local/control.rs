@@ -87,6 +87,8 @@ pub(super) struct ZygoteSpec {
     pub(super) env: BTreeMap<String, String>,
     /// Run once after the imports.
     pub(super) warmup: String,
+    /// Whether it gathers its memory in huge pages.
+    pub(super) huge_pages: bool,
     /// Longest it may take until it serves, in milliseconds.
     pub(super) warm_max_ms: u64,
 }
