@@ -92,11 +92,22 @@ impl Following {
 
     fn accept(&mut self, limits: &Limits, bar: Arc<Bar>) {
         self.highest = self.highest.max(bar.seq);
-        // One that finds no room is asked for again when there is.
-        if bar.seq >= self.next && self.pending.len() + self.early.len() < limits.pending_max {
+        if bar.seq >= self.next {
             self.early.insert(bar.seq, bar);
         }
-        while let Some(bar) = self.early.remove(&self.next) {
+        self.line_up(limits);
+        // What finds no room is asked for again when there is: first the furthest away, so that the
+        // next bar always finds some.
+        while self.early.len() > limits.pending_max {
+            self.early.pop_last();
+        }
+    }
+
+    /// Lets the bars follow whose turn it is.
+    fn line_up(&mut self, limits: &Limits) {
+        while self.pending.len() < limits.pending_max
+            && let Some(bar) = self.early.remove(&self.next)
+        {
             self.next += 1;
             self.over |= bar.last;
             self.pending.push_back(bar);
@@ -166,8 +177,10 @@ impl Following {
         Some(bar.history || bar.seq <= joined)
     }
 
-    pub(super) fn take(&mut self) -> Option<Arc<Bar>> {
-        self.pending.pop_front()
+    pub(super) fn take(&mut self, limits: &Limits) -> Option<Arc<Bar>> {
+        let bar = self.pending.pop_front();
+        self.line_up(limits);
+        bar
     }
 
     pub(super) fn has_more(&self) -> bool {
