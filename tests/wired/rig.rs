@@ -9,6 +9,7 @@ use sandpit_actors::bus::memory::MemoryBus;
 use sandpit_actors::bus::{AskError, Bus, Headers, Kv, Message};
 use sandpit_actors::clock::Clock;
 use sandpit_actors::entry;
+use sandpit_actors::market::Prices;
 use sandpit_actors::node::{self, Limits, Node, Ports};
 use sandpit_messages::codec::Codec;
 use sandpit_messages::exec::Exec;
@@ -31,6 +32,8 @@ pub(crate) struct Rig {
     pub(crate) node: Node,
     pub(crate) fake: Arc<Fake>,
     pub(crate) client: MemoryBus,
+    /// The connection of the node.
+    pub(crate) bus: MemoryBus,
     pub(crate) keys: Arc<dyn Kv>,
     pub(crate) clock: Clock,
 }
@@ -66,16 +69,16 @@ impl Rig {
         run: u64,
     ) -> Self {
         let ports = Ports {
-            bus: Arc::new(bus),
+            bus: Arc::new(bus.clone()),
             provider: Arc::clone(&fake) as _,
             keys: Some(Arc::clone(&keys)),
-            prices: None,
+            prices: Some(prices()),
             clock,
             node: NodeId::of_bits(7),
             run,
         };
         let node = node::start(ports, limits).await.expect("it serves");
-        Self { node, fake, client, keys, clock }
+        Self { node, fake, client, bus, keys, clock }
     }
 
     /// Asks as a client does.
@@ -130,6 +133,14 @@ impl Rig {
     pub(crate) async fn pool(&self) -> PoolStatus {
         self.ask(&GetPool::default()).await.expect("the pool answers")
     }
+}
+
+/// A hundred days of one instrument that gains a dollar a day.
+fn prices() -> Arc<Prices> {
+    let days =
+        (0..100).map(|at| format!("2022-{:02}-{:02},{}\n", 1 + at / 28, 1 + at % 28, 50 + at));
+    let text: String = ["Date,KO\n".to_owned()].into_iter().chain(days).collect();
+    Arc::new(Prices::read(&text, "a test".to_owned()).expect("prices"))
 }
 
 /// Code in a fresh sandbox.

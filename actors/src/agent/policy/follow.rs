@@ -60,10 +60,14 @@ impl Following {
             (Feed::Own { .. }, Some((feed, _))) => feed.clone(),
             (Feed::Own { .. }, None) => own(),
         };
-        let joined = lived.filter(|(known, _)| *known == feed).map(|(_, seq)| seq);
-        Self {
+        let joined = match (lived, &order.feed) {
+            (Some((known, seq)), _) if known == feed => Some(seq),
             // Of its own replay it misses nothing.
-            joined: joined.or(matches!(order.feed, Feed::Own { .. }).then_some(0)),
+            (_, Feed::Own { .. }) => Some(0),
+            (_, Feed::Named(_)) => None,
+        };
+        Self {
+            joined,
             feed,
             source: None,
             node: None,
