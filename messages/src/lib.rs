@@ -13,6 +13,8 @@ pub mod problem;
 pub mod refusal;
 pub mod subject;
 
+pub mod agent;
 pub mod exec;
+pub mod market;
 pub mod pool;
 pub mod sandbox;
