@@ -7,6 +7,7 @@ pub mod clock;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod layers;
 mod metrics;
 pub mod node;
 pub mod pool;

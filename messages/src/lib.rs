@@ -16,3 +16,4 @@ pub mod subject;
 pub mod exec;
 pub mod pool;
 pub mod sandbox;
+pub mod template;
