@@ -9,6 +9,7 @@ pub mod embed;
 pub mod entry;
 pub mod exec;
 pub mod market;
+pub mod layers;
 mod metrics;
 pub mod node;
 pub mod pool;

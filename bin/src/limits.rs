@@ -10,7 +10,7 @@ use sandpit_config::{
     TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::template::built_in;
 use sandpit_sandbox::provider::Limits;
 
@@ -145,6 +145,7 @@ pub fn local(config: &Config, node: NodeId, data: &Path) -> Result<Options, Temp
         huge_pages: local.huge_pages,
         bounds: bounds(local),
         templates: templates.collect::<Result<_, _>>()?,
+        layers: Layers::default(),
     })
 }
 

@@ -18,3 +18,4 @@ pub mod exec;
 pub mod market;
 pub mod pool;
 pub mod sandbox;
+pub mod template;

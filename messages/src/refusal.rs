@@ -91,6 +91,28 @@ pub enum Refusal {
         /// One sentence.
         why: String,
     },
+    /// What was put on top of a template does not work.
+    #[error("{step} failed; it said: {said}")]
+    NotBuilt {
+        /// The argument that asked for it.
+        field: &'static str,
+        /// Which part of it.
+        step: String,
+        /// The end of what it said.
+        said: String,
+    },
+    /// An archive is not what it should be.
+    #[error("this is not a template that can be used here: {why}; nothing of it was kept")]
+    NotATemplate {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A template is being built, and will be whether or not its caller waits.
+    #[error("the template is still being built; ask again for the same")]
+    Building {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The sandbox ended within the last hour.
     #[error("sandbox {sandbox} ended {ago:?} ago: {why}")]
     Gone {
@@ -156,7 +178,10 @@ impl Refusal {
     pub fn problem(&self) -> Problem {
         use Ran::{No, Unknown};
         let (kind, code, ran, retry_after) = match self {
-            Self::Malformed { .. } | Self::Invalid { .. } => ("invalid_argument", 400, No, None),
+            Self::Malformed { .. }
+            | Self::Invalid { .. }
+            | Self::NotBuilt { .. }
+            | Self::NotATemplate { .. } => ("invalid_argument", 400, No, None),
             Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } | Self::NoSuch { .. } => {
                 ("not_found", 404, No, None)
             }
@@ -170,7 +195,9 @@ impl Refusal {
             Self::Interrupted | Self::Fault => ("internal", 500, Unknown, None),
             Self::UnknownVerb { .. } | Self::Unsupported { .. } => ("unsupported", 501, No, None),
             Self::Provider { ran, .. } => ("provider_failed", 502, *ran, None),
-            Self::Busy { retry_after, .. } => ("busy", 503, No, Some(*retry_after)),
+            Self::Busy { retry_after, .. } | Self::Building { retry_after } => {
+                ("busy", 503, No, Some(*retry_after))
+            }
             Self::Draining => ("draining", 503, No, Some(Duration::ZERO)),
             Self::Unsettled { .. } => ("unsettled", 503, No, Some(Duration::from_millis(100))),
             Self::Restarting => ("unsettled", 503, No, Some(Duration::from_millis(20))),
@@ -192,6 +219,17 @@ impl Refusal {
             Self::Invalid { field, expected, .. } => Detail {
                 field: Some((*field).to_owned()),
                 expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::NotBuilt { field, .. } => Detail {
+                field: Some((*field).to_owned()),
+                expected: Some("packages and commands that work without a network".to_owned()),
+                ..Detail::default()
+            },
+            Self::NotATemplate { .. } => Detail {
+                field: Some("content".to_owned()),
+                expected: Some("an archive as a node of this version writes it".to_owned()),
+                next: vec!["export the template again and send it again".to_owned()],
                 ..Detail::default()
             },
             Self::NoSuchTemplate { known, .. } => Detail {

@@ -4,6 +4,7 @@ mod agents;
 mod checks;
 mod keyed;
 mod service;
+mod templates;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use sandpit_messages::sandbox::{
     SandboxStatus, Status, StatusFilter, Terminate, Terminated, Termination,
 };
 use sandpit_messages::subject::{self, Request};
+use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use sandpit_messages::time::{Moment, Now, WallTime};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
@@ -119,7 +121,9 @@ impl Entry {
         let call = Call { request, codec, sandbox, tenant, until };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "agent" | "replay" if self.draining.load(Ordering::Acquire) => {
+            "create" | "exec" | "agent" | "replay" | "export"
+                if self.draining.load(Ordering::Acquire) =>
+            {
                 Reply::refused(codec, &Refusal::Draining)
             }
             "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
@@ -133,6 +137,14 @@ impl Entry {
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
+            "export" => self.respond(&call, |ask: Export| self.export(&call, ask)).await,
+            "template-list" => {
+                self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
+            }
+            "template-get" => self.respond(&call, |ask: TemplateGet| self.template_get(ask)).await,
+            "template-import" => {
+                self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
+            }
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();
@@ -174,7 +186,8 @@ impl Entry {
         }
     }
 
-    async fn create(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn create(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
+        let call = &call.keyed(ask.idempotency_key.take());
         let request = keyed::fingerprint(&ask);
         let acquiring = self.acquire(call, ask);
         let pool = &self.ports.pool;
@@ -191,7 +204,8 @@ impl Entry {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
-        let order = checks::create(ask, call.tenant.clone())?;
+        checks::place(&ask, provider.descriptor().kind)?;
+        let order = checks::create(self.settle_template(ask, until).await?, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
         let provider = provider.descriptor();
@@ -199,7 +213,7 @@ impl Entry {
             sandbox_id: granted.sandbox,
             name: granted.name,
             status: Status::Running,
-            template: granted.template,
+            template: self.ports.provider.title(&granted.template),
             resources: resources(granted.limits),
             created_at: wall(now, granted.at).rfc3339(),
             expires_at: wall(now, granted.expires).rfc3339(),
@@ -210,11 +224,18 @@ impl Entry {
             acquire_ms: now.moment.since(call.request.at).as_secs_f64() * 1e3,
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
+            region: None,
+            cost_per_hour_microusd: None,
+            notes: Vec::new(),
         })
     }
 
-    async fn exec(&self, call: &Call, ask: Exec) -> Result<Executed, Refusal> {
+    async fn exec(&self, call: &Call, mut ask: Exec) -> Result<Executed, Refusal> {
         let request = keyed::fingerprint(&ask);
+        let template = ask.template.as_deref();
+        if let Some(known) = template.and_then(|name| self.ports.provider.resolve(name)) {
+            ask.template = Some(known);
+        }
         let is_fresh = ask.sandbox_id.is_none();
         let running = async {
             let order = checks::exec(ask, call.tenant.clone())?;
@@ -231,7 +252,10 @@ impl Entry {
     async fn list(&self, call: &Call, ask: List) -> Result<Listing, Refusal> {
         let ask = checks::list(ask)?;
         let Ports { clock, node, pool, .. } = &self.ports;
-        let facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        let mut facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        for fact in &mut facts {
+            fact.template = self.ports.provider.title(&fact.template);
+        }
         let matches = |fact: &Facts| {
             let status = match ask.status_filter {
                 StatusFilter::Running => fact.ended.is_none(),
@@ -291,8 +315,8 @@ impl Entry {
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
             name: fact.name,
-            template: fact.template,
             execution,
+            template: self.ports.provider.title(&fact.template),
         })
     }
 
@@ -351,6 +375,7 @@ impl Entry {
 }
 
 /// One request on its way through the entry.
+#[derive(Clone)]
 struct Call {
     request: Arrived,
     /// Of the answer.

@@ -9,6 +9,7 @@ use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::GetPool;
 use sandpit_messages::sandbox::{Create, GetStatus, List, Terminate};
 use sandpit_messages::subject::{self, Request, Verb};
+use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -16,13 +17,14 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 6] = [
+const TOOLS: [(&str, Verb); 7] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
     ("status", Verb::new("get_e2b_sandbox_status")),
     ("terminate", Verb::new("terminate_e2b_sandbox")),
     ("agent", Verb::new("run_e2b_agent")),
+    ("export", Verb::new("export_e2b_template")),
 ];
 
 /// The verb that a word stands for: itself, or the one whose tool it names.
@@ -81,6 +83,10 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<StartReplay>(false),
         Offered::of::<GetBars>(false),
         Offered::of::<GetPool>(false),
+        Offered::of::<Export>(true),
+        Offered::of::<TemplateList>(false),
+        Offered::of::<TemplateGet>(false),
+        Offered::of::<TemplateImport>(false),
     ];
     let everywhere = |at: &dyn Fn(Verb) -> String, owned: bool| {
         let mut verbs = Vec::new();

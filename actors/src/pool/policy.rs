@@ -103,6 +103,8 @@ pub enum Event {
     Acquire { ticket: Ticket, order: Arc<Order>, until: Moment },
     /// A caller wants to know what a template is.
     Describe { ticket: Ticket, template: String, until: Moment },
+    /// There is a template that may not have been there before.
+    Learn { template: String },
     /// A holder is about to run something that is over by `until`.
     Use { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, exec: ExecId, until: Moment },
     /// That is over.
@@ -307,6 +309,9 @@ impl Pool {
             }
             Event::Describe { ticket, template, until } => {
                 self.describe(now, ticket, &template, until, effects);
+            }
+            Event::Learn { template } => {
+                self.stocks.entry(template).or_insert_with(|| Stock::new(0));
             }
             Event::Use { ticket, tenant, sandbox, exec, until } => {
                 match self.begin_use(now, &tenant, sandbox, exec, until, effects) {

@@ -161,6 +161,8 @@ pub struct Facts {
     pub executions: u64,
     /// What its holder wrote there.
     pub metadata: BTreeMap<String, String>,
+    /// As it was asked for.
+    pub order: Arc<Order>,
     /// How and when it ended, if it did.
     pub ended: Option<(Cause, Moment)>,
 }
@@ -177,6 +179,7 @@ impl Facts {
             last_activity: lease.last_activity,
             executions: lease.executions,
             metadata: lease.order.metadata.clone(),
+            order: Arc::clone(&lease.order),
             ended,
         }
     }
