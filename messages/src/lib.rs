@@ -13,6 +13,9 @@ pub mod problem;
 pub mod refusal;
 pub mod subject;
 
+pub mod deployment;
 pub mod exec;
+pub mod health;
 pub mod pool;
 pub mod sandbox;
+pub mod swarm;
