@@ -4,6 +4,7 @@
 
 pub mod bus;
 pub mod clock;
+pub mod crew;
 pub mod embed;
 pub mod entry;
 pub mod exec;
@@ -11,5 +12,6 @@ mod metrics;
 pub mod node;
 pub mod pool;
 pub mod reaper;
+pub mod scaler;
 pub mod shell;
 pub mod supervise;

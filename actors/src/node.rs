@@ -27,6 +27,7 @@ use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
+use crate::scaler::{self, ScalerActor};
 use crate::supervise::{self, ActorRef, Tree};
 
 /// What a node stands on.
@@ -39,6 +40,9 @@ pub struct Ports {
     /// Where idempotency keys are claimed (see [`entry::bucket`]); without it, repeats are noticed
     /// only by this process.
     pub keys: Option<Arc<dyn Kv>>,
+    /// Where deployments and swarms are written down (see [`crate::crew::bucket`]); without it,
+    /// they end with this process.
+    pub records: Option<Arc<dyn Kv>>,
     /// Reads the time.
     pub clock: Clock,
     /// Who this node is.
@@ -58,6 +62,8 @@ pub struct Limits {
     pub exec: exec::policy::Limits,
     /// Of the reaper.
     pub reaper: reaper::policy::Limits,
+    /// Of deployments.
+    pub scaler: scaler::policy::Limits,
     /// Of requests let in.
     pub gate: gate::Limits,
     /// Of remembered idempotency keys.
@@ -75,6 +81,8 @@ pub struct Node {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
     /// Answers requests, whatever face they come through.
     pub entry: Entry,
     clock: Clock,
@@ -90,8 +98,8 @@ const SPARE_ROOM: usize = 1_024;
 /// # Errors
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
-    let Ports { bus, provider, keys, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, gate, keys: remembered } = limits;
+    let Ports { bus, provider, keys, records, clock, node, run } = ports;
+    let Limits { supervise, pool, exec, reaper, scaler, gate, keys: remembered } = limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -117,6 +125,19 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
 
+    let ports = scaler::Ports {
+        clock,
+        node,
+        pool: pool.clone(),
+        exec: exec.clone(),
+        agents: None,
+        provider: Arc::clone(&provider),
+        records,
+    };
+    let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
+        ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
+    });
+
     let ports = entry::Ports {
         clock,
         node,
@@ -126,11 +147,12 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         pool: pool.clone(),
         exec: exec.clone(),
         reaper: reaper.clone(),
+        scaler: scaler.clone(),
     };
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, entry, clock, serving })
+    Ok(Node { tree, pool, exec, reaper, scaler, entry, clock, serving })
 }
 
 /// How long each part of leaving may take.
@@ -174,8 +196,10 @@ impl Node {
     /// Leaves: begins nothing new, lets runs end, answers what it was asked, then destroys every
     /// sandbox and ends the actors.
     pub async fn drain(self, patience: Patience) -> Drained {
-        let Self { tree, pool, exec, entry, clock, serving, .. } = self;
+        let Self { tree, pool, exec, scaler, entry, clock, serving, .. } = self;
         entry.drain();
+        // One that is starting over makes nothing either: the pool refuses from its close on.
+        let _ = scaler.ask_settled(scaler::Close).await;
         let until = clock.now() + patience.executions;
         // An actor that is starting over has interrupted its runs already.
         let _ = exec.ask_settled(exec::Close { until }).await;

@@ -12,6 +12,7 @@ use actix::System;
 use sandpit_actors::bus::nats::{ConnectError, Credentials, NatsBus};
 use sandpit_actors::bus::{Bus, BusState};
 use sandpit_actors::clock::Clock;
+use sandpit_actors::crew;
 use sandpit_actors::embed::{EmbedError, Embedded, Life};
 use sandpit_actors::node::{self, Drained, Patience, Ports};
 use sandpit_actors::{entry, exec};
@@ -115,8 +116,17 @@ impl Node {
         let control = connect("sandpit-control").await.map_err(no_bus)?;
         let keys = control.kv(entry::bucket()).await;
         let keys = keys.map_err(|error| unusable_bus().caused_by(&error))?;
-        let ports =
-            Ports { bus: Arc::new(bus.clone()), provider, keys: Some(keys), clock, node: id, run };
+        let records = control.kv(crew::bucket()).await;
+        let records = records.map_err(|error| unusable_bus().caused_by(&error))?;
+        let ports = Ports {
+            bus: Arc::new(bus.clone()),
+            provider,
+            keys: Some(keys),
+            records: Some(records),
+            clock,
+            node: id,
+            run,
+        };
         let actors = node::start(ports, limits::node(&config)).await;
         let mut actors = actors.map_err(|error| unusable_bus().caused_by(&error))?;
         bus.barrier().await.map_err(|error| unusable_bus().caused_by(&error))?;

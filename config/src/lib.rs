@@ -16,5 +16,5 @@ pub use layers::{DEFAULT, Layers, Loaded, Setting};
 pub use sections::{
     BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, ExecConfig, Folder,
     GateConfig, HttpConfig, LocalConfig, LogFormat, PoolConfig, ProviderConfig, ReaperConfig,
-    Requirements, SuperviseConfig, TelemetryConfig, TemplateConfig,
+    Requirements, ScalerConfig, SuperviseConfig, TelemetryConfig, TemplateConfig,
 };

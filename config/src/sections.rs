@@ -30,6 +30,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[reaper]`.
     pub reaper: ReaperConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -173,6 +175,19 @@ pub struct ReaperConfig {
     /// From one sweep to the next.
     #[serde(rename = "sweep_s", deserialize_with = "seconds")]
     pub sweep: Duration,
+}
+
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
 }
 
 /// Where code runs.

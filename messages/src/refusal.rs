@@ -91,20 +91,20 @@ pub enum Refusal {
         /// Which.
         sandbox: SandboxId,
     },
-    /// No such deployment, swarm or agent, or not the caller's.
-    #[error("there is no {what} {handle}")]
+    /// No such thing of another kind, or not the caller's.
+    #[error("there is no {what} {name}")]
     NoSuch {
-        /// Of what.
+        /// Of what kind: `agent`, `deployment`, ..
         what: &'static str,
-        /// The id that was given.
-        handle: String,
+        /// The name or id that was given, shortened.
+        name: String,
     },
-    /// It is being changed, full, or shut down.
+    /// It cannot be done beside what is there or under way.
     #[error("{why}")]
     Conflict {
-        /// `deployment` or `swarm`.
+        /// In what: `deployment`, `swarm`, ..
         scope: &'static str,
-        /// What stands in the way, in one sentence.
+        /// One sentence.
         why: String,
     },
     /// A bound on how many there may be.
@@ -252,9 +252,7 @@ impl Refusal {
                 next: vec!["ask another instance of the deployment".to_owned()],
                 ..Detail::default()
             },
-            Self::NoSuch { handle, .. } => {
-                Detail { handle: Some(handle.clone()), ..Detail::default() }
-            }
+            Self::NoSuch { name, .. } => Detail { handle: Some(name.clone()), ..Detail::default() },
             Self::Conflict { scope, .. } => {
                 Detail { scope: Some((*scope).to_owned()), ..Detail::default() }
             }

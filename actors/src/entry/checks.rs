@@ -12,14 +12,15 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{Create, List};
 use sandpit_sandbox::provider::Work;
 
+use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
 use crate::pool::policy::Order as PoolOrder;
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
-const TEXT_MAX: usize = 256 * 1024;
+pub(super) const TEXT_MAX: usize = 256 * 1024;
 /// Files of one execution.
-const FILES_MAX: usize = 64;
+pub(super) const FILES_MAX: usize = 64;
 /// Variables of one environment, and entries of one `metadata`.
 const ENTRIES_MAX: usize = 64;
 /// Bytes of one environment.
@@ -27,7 +28,7 @@ const ENV_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of one `metadata`.
 const METADATA_BYTES_MAX: usize = 8 * 1024;
 /// Characters of a name.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 /// Bytes of a path.
 const PATH_MAX: usize = 4_096;
 /// Words of one command.
@@ -40,28 +41,36 @@ const TIMEOUT_DEFAULT: u32 = 60;
 const HOUR: u32 = 3_600;
 const DAY: u32 = 86_400;
 
-fn invalid(field: &'static str, came: impl ToString, expected: impl ToString) -> Refusal {
+pub(super) fn invalid(
+    field: &'static str,
+    came: impl ToString,
+    expected: impl ToString,
+) -> Refusal {
     let came: String = came.to_string().chars().take(64).collect();
     Refusal::Invalid { field, came, expected: expected.to_string() }
 }
 
-fn within(field: &'static str, came: u32, range: RangeInclusive<u32>) -> Result<(), Refusal> {
+pub(super) fn within(
+    field: &'static str,
+    came: u32,
+    range: RangeInclusive<u32>,
+) -> Result<(), Refusal> {
     if range.contains(&came) {
         return Ok(());
     }
     Err(invalid(field, came, format!("{} to {}", range.start(), range.end())))
 }
 
-fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
+pub(super) fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
     if bytes <= max { Ok(()) } else { Err(Refusal::TooLarge { what, bytes, max }) }
 }
 
-fn template(name: &str) -> Result<(), Refusal> {
+pub(super) fn template(name: &str) -> Result<(), Refusal> {
     let length = (1..=NAME_MAX).contains(&name.chars().count());
     if length { Ok(()) } else { Err(invalid("template", name, "the name of a template")) }
 }
 
-fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(super) fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if vars.len() > ENTRIES_MAX {
         return Err(invalid("env_vars", vars.len(), format!("at most {ENTRIES_MAX} entries")));
     }
@@ -97,6 +106,9 @@ pub(super) fn create(ask: Create, tenant: Tenant) -> Result<Arc<PoolOrder>, Refu
     if ask.metadata.len() > ENTRIES_MAX {
         let expected = format!("at most {ENTRIES_MAX} entries");
         return Err(invalid("metadata", ask.metadata.len(), expected));
+    }
+    if let Some(ours) = ask.metadata.keys().find(|name| name.starts_with(RESERVED)) {
+        return Err(invalid("metadata", ours, "keys that do not begin with `sandpit.`"));
     }
     let bytes = ask.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("metadata", bytes, METADATA_BYTES_MAX)?;

@@ -1,6 +1,7 @@
 //! Where requests of the bus become questions to actors, and their answers become replies.
 
 mod checks;
+mod deployments;
 mod keyed;
 mod service;
 
@@ -13,6 +14,7 @@ use futures_util::future::BoxFuture;
 use keyed::Keyed;
 pub use keyed::bucket;
 use sandpit_messages::codec::{BODY_MAX, Codec};
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::id::{NodeId, SandboxId};
@@ -35,6 +37,7 @@ use crate::exec::{self, ExecActor, GetCache, Run};
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
+use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
 
 /// What an answer needs to find its way back before its caller stops listening.
@@ -63,6 +66,8 @@ pub struct Ports {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
 }
 
 /// Answers the requests of the bus.
@@ -110,7 +115,7 @@ impl Entry {
         let call = Call { request, codec, sandbox, tenant, until };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" if self.draining.load(Ordering::Acquire) => {
+            "create" | "exec" | "deploy" | "scale" if self.draining.load(Ordering::Acquire) => {
                 Reply::refused(codec, &Refusal::Draining)
             }
             "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
@@ -119,6 +124,12 @@ impl Entry {
             "status" => self.respond(&call, |ask: GetStatus| self.status(&call, ask)).await,
             "terminate" => self.respond(&call, |ask: Terminate| self.terminate(&call, ask)).await,
             "cancel" => self.respond(&call, |ask: Cancel| self.cancel(&call, ask)).await,
+            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
+            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
+            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
+            "deployments" => {
+                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
+            }
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::exec::{Cancel, Exec};
 use sandpit_messages::id::NodeId;
 use sandpit_messages::pool::GetPool;
@@ -14,12 +15,14 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 5] = [
+const TOOLS: [(&str, Verb); 7] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
     ("status", Verb::new("get_e2b_sandbox_status")),
     ("terminate", Verb::new("terminate_e2b_sandbox")),
+    ("deploy", Verb::new("deploy_e2b_template")),
+    ("scale", Verb::new("scale_e2b_deployment")),
 ];
 
 /// The verb that a word stands for: itself, or the one whose tool it names.
@@ -73,6 +76,10 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<Terminate>(true),
         Offered::of::<Cancel>(true),
         Offered::of::<GetPool>(false),
+        Offered::of::<Deploy>(false),
+        Offered::of::<Scale>(false),
+        Offered::of::<Undeploy>(false),
+        Offered::of::<GetDeployments>(false),
     ];
     let everywhere = |at: &dyn Fn(Verb) -> String, owned: bool| {
         let mut verbs = Vec::new();

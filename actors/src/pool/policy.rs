@@ -18,7 +18,7 @@ use sandpit_sandbox::ProviderError;
 use sandpit_sandbox::provider::{self, TemplateInfo};
 
 use crate::shell::Ticket;
-use lease::{Lease, Retiring};
+use lease::Lease;
 pub use lease::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, OwnedStage};
 pub use look::StockView;
 pub use stock::Counts;
@@ -29,9 +29,9 @@ mod follow;
 mod lease;
 mod look;
 mod stock;
-mod used;
 #[cfg(test)]
 mod tests;
+mod used;
 
 /// What the pool may do. Valid already: the configuration was checked when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

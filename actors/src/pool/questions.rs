@@ -8,9 +8,7 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::TemplateInfo;
 
-use super::policy::{
-    Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, StockView, Swept,
-};
+use super::policy::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, StockView, Swept};
 use crate::supervise::Question;
 
 /// Asks for a sandbox, and waits for it until `until`.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, context::KeyValueErrorKind, kv};
 use bytes::Bytes;
-use futures_util::{FutureExt, TryStreamExt};
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryStreamExt};
 
 use super::super::{Bucket, Entry, Kv, KvError, Revision};
 use super::Inner;
