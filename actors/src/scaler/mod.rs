@@ -32,6 +32,9 @@ pub use record::{LIFETIME_MAX, plan};
 /// What a sandbox of a deployment carries in its metadata: the deployment's id.
 const LABEL: &str = "sandpit.deployment";
 
+/// And the life of the scaler that made it.
+const LIFE: &str = "sandpit.scaler";
+
 /// Asks for a deployment; answered when it is up, when it cannot be, or as it stands at `until`.
 #[derive(Clone, Debug)]
 pub struct Deploy {
@@ -188,6 +191,10 @@ impl ScalerActor {
         }
     }
 
+    fn life(&self) -> String {
+        format!("{:?}", self.life.incarnation())
+    }
+
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
         let (placing, records) = (self.placing.clone(), self.records.clone());
         match effect {
@@ -213,8 +220,9 @@ impl ScalerActor {
             Effect::Place { member, order, until } => {
                 let name = format!("{}-{}", order.template_name, member.number);
                 let label = (LABEL.to_owned(), member.deployment.to_string());
+                let metadata = BTreeMap::from([label, (LIFE.to_owned(), self.life())]);
                 let placing = async move {
-                    place(&placing, &order.plan, name, BTreeMap::from([label]), until).await
+                    place(&placing, &order.plan, name, metadata, until).await
                 };
                 self.spawn(placing, "scaler.place", ctx, move |placed| match flat(placed) {
                     Ok(granted) => Event::Placed { member, sandbox: granted.sandbox },
@@ -251,9 +259,10 @@ impl ScalerActor {
             Effect::Look { look } => {
                 let pool = self.ports.pool.clone();
                 let looking = async move { pool.ask_settled(GetHeld).await };
+                let life = self.life();
                 self.spawn(looking, "scaler.look", ctx, move |held| match held {
                     Ok(Ok(held)) => {
-                        let seen = held.into_iter().map(seen).collect();
+                        let seen = held.into_iter().map(|held| seen(held, &life)).collect();
                         Event::Looked { look, seen }
                     }
                     Ok(Err(_)) | Err(_) => Event::NotLooked { look },
@@ -347,14 +356,13 @@ fn flat<T>(outcome: Result<Result<T, Refusal>, Refusal>) -> Result<T, Refusal> {
     outcome.and_then(|inner| inner)
 }
 
-fn seen(held: Held) -> Seen {
+fn seen(held: Held, life: &str) -> Seen {
     Seen {
         sandbox: held.sandbox,
         tenant: held.order.tenant.clone(),
-        granted: held.granted,
         last_activity: held.last_activity,
         running: held.running,
-        labelled: held.order.metadata.contains_key(LABEL),
+        stray: held.order.metadata.get(LIFE).is_some_and(|made_by| made_by != life),
     }
 }
 

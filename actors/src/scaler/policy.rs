@@ -181,8 +181,6 @@ pub struct Scaler {
     limits: Limits,
     draw: ChaCha8Rng,
     stage: Restoring,
-    /// When this life began: labelled sandboxes that are older are nobody's.
-    began: Moment,
     deployments: BTreeMap<DeploymentId, Deployment>,
     members: u64,
     looks: Looks,
@@ -220,7 +218,6 @@ impl Scaler {
             limits,
             draw: ChaCha8Rng::from_seed(seed),
             stage: Restoring::Asked,
-            began: now,
             deployments: BTreeMap::new(),
             members: 0,
             looks,

@@ -1,8 +1,6 @@
 //! What follows from the answers of the world: records written, instances made, died and gone. An
 //! answer to a question that nobody asked changes nothing.
 
-use std::collections::BTreeSet;
-
 use super::*;
 
 impl Scaler {
@@ -207,12 +205,8 @@ impl Scaler {
 
     /// What an earlier life of this actor made has nobody any more who knows what it is for.
     fn dismiss(&self, now: Moment, seen: &[Seen], effects: &mut Vec<Effect>) {
-        let slots = self.deployments.values().flat_map(|deployment| deployment.slots.values());
-        let ours: BTreeSet<SandboxId> = slots.filter_map(|slot| slot.stage.sandbox()).collect();
-        let stray =
-            |one: &&Seen| one.labelled && one.granted < self.began && !ours.contains(&one.sandbox);
         let drained = now + self.limits.drain_max;
-        effects.extend(seen.iter().filter(stray).map(|one| Effect::Dismiss {
+        effects.extend(seen.iter().filter(|one| one.stray).map(|one| Effect::Dismiss {
             tenant: one.tenant.clone(),
             sandbox: one.sandbox,
             drained,

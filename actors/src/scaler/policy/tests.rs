@@ -111,10 +111,9 @@ impl World {
                     let seen = self.leased.iter().map(|(sandbox, running)| Seen {
                         sandbox: *sandbox,
                         tenant: Tenant::local(),
-                        granted: moment(second),
                         last_activity: moment(0),
                         running: *running,
-                        labelled: true,
+                        stray: false,
                     });
                     Some(Event::Looked { look, seen: seen.collect() })
                 }
@@ -358,10 +357,9 @@ fn what_was_wanted_survives_and_is_made_anew() {
     let member = |sandbox| Seen {
         sandbox,
         tenant: Tenant::local(),
-        granted: Moment::START,
         last_activity: Moment::START,
         running: 0,
-        labelled: true,
+        stray: true,
     };
     let (mut scaler, _) = Scaler::recover(Limits::default(), moment(10), [8; 32]);
     let effects = scaler.step(at(10), Event::Restored { records: vec![] });
