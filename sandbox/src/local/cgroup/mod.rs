@@ -351,6 +351,21 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Removes the folders of an engine that has ended or is about to, whose processes are all gone:
+/// what [`sweep`] does at the next start, done at once. Blocks for up to a second, while the
+/// kernel lets go of the engine's locks and of the last process.
+pub(super) fn remove_after_death(folders: &[PathBuf]) {
+    for folder in folders {
+        for _ in 0..REMOVE_ATTEMPTS {
+            match lock(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Ok(Some(_lock)) if remove_tree(folder).is_ok() => break,
+                Ok(_) | Err(_) => pause(),
+            }
+        }
+    }
+}
+
 /// Removes an empty group and the empty groups below it, deepest first.
 fn remove_tree(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {

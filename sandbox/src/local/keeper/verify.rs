@@ -12,7 +12,6 @@ use super::super::plan::Ids;
 pub(super) struct Expected {
     ids: Ids,
     init_filters: usize,
-    /// Its zygote's and its own.
     worker_filters: usize,
 }
 
@@ -21,9 +20,8 @@ impl Expected {
     pub(super) fn of(boot: &KeeperBoot) -> Self {
         Self {
             ids: boot.ids,
-            init_filters: boot.lockdown.filters.sandbox.len(),
-            worker_filters: boot.lockdown.filters.zygote.len()
-                + boot.lockdown.worker_filters().len(),
+            init_filters: boot.lockdown.filters.of_init().count(),
+            worker_filters: boot.lockdown.filters.of_worker().count(),
         }
     }
 }
