@@ -14,8 +14,11 @@ pub mod refusal;
 pub mod subject;
 
 pub mod agent;
+pub mod deployment;
 pub mod exec;
+pub mod health;
 pub mod market;
 pub mod pool;
 pub mod sandbox;
+pub mod swarm;
 pub mod template;

@@ -123,6 +123,34 @@ pub enum Refusal {
         /// When.
         ago: Duration,
     },
+    /// The sandbox is leaving: what runs in it may end, nothing new begins.
+    #[error("sandbox {sandbox} is leaving: its deployment or swarm needs it no more")]
+    Leaving {
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// A bound on how many there may be.
+    #[error("{wanted} {scope} were wanted; at most {max} are allowed")]
+    OverQuota {
+        /// Of what.
+        scope: &'static str,
+        /// How many there would be.
+        wanted: usize,
+        /// The bound.
+        max: usize,
+        /// The setting that holds it.
+        setting: &'static str,
+    },
+    /// A line of a deployment's `setup` failed.
+    #[error("the setup failed: `{command}` exited with {exit_code}: {stderr}")]
+    SetupFailed {
+        /// The line, shortened.
+        command: String,
+        /// What it exited with.
+        exit_code: i32,
+        /// The end of what it wrote to its standard error.
+        stderr: String,
+    },
     /// The idempotency key was used before, for something else.
     #[error("this idempotency key was used for a different request")]
     KeyReused,
@@ -181,16 +209,17 @@ impl Refusal {
             Self::Malformed { .. }
             | Self::Invalid { .. }
             | Self::NotBuilt { .. }
-            | Self::NotATemplate { .. } => ("invalid_argument", 400, No, None),
+            | Self::NotATemplate { .. }
+            | Self::SetupFailed { .. } => ("invalid_argument", 400, No, None),
             Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } | Self::NoSuch { .. } => {
                 ("not_found", 404, No, None)
             }
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
             Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
-            Self::Gone { .. } => ("gone", 410, No, None),
+            Self::Gone { .. } | Self::Leaving { .. } => ("gone", 410, No, None),
             Self::TooLarge { .. } => ("too_large", 413, No, None),
-            Self::Quota { .. } => ("quota_exceeded", 429, No, None),
+            Self::Quota { .. } | Self::OverQuota { .. } => ("quota_exceeded", 429, No, None),
             Self::Cancelled => ("cancelled", 499, Unknown, None),
             Self::Interrupted | Self::Fault => ("internal", 500, Unknown, None),
             Self::UnknownVerb { .. } | Self::Unsupported { .. } => ("unsupported", 501, No, None),
@@ -257,6 +286,21 @@ impl Refusal {
                     "terminate a sandbox that is not needed".to_owned(),
                     format!("raise {setting}"),
                 ],
+                ..Detail::default()
+            },
+            Self::Leaving { sandbox } => Detail {
+                handle: Some(sandbox.to_string()),
+                next: vec!["ask another instance of the deployment".to_owned()],
+                ..Detail::default()
+            },
+            Self::OverQuota { scope, setting, .. } => Detail {
+                scope: Some((*scope).to_owned()),
+                next: vec![format!("raise {setting}")],
+                ..Detail::default()
+            },
+            Self::SetupFailed { .. } => Detail {
+                field: Some("setup".to_owned()),
+                expected: Some("lines that exit with 0".to_owned()),
                 ..Detail::default()
             },
             _ => Detail::default(),

@@ -13,15 +13,16 @@ use sandpit_messages::sandbox::{Create, List};
 use sandpit_messages::template::{CHUNK_MAX, TemplateImport};
 use sandpit_sandbox::provider::{Piece, Work};
 
+use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
 use crate::layers;
 use crate::pool::policy::Order as PoolOrder;
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
-const TEXT_MAX: usize = 256 * 1024;
+pub(super) const TEXT_MAX: usize = 256 * 1024;
 /// Files of one execution.
-const FILES_MAX: usize = 64;
+pub(super) const FILES_MAX: usize = 64;
 /// Variables of one environment, and entries of one `metadata`.
 const ENTRIES_MAX: usize = 64;
 /// Bytes of one environment.
@@ -35,7 +36,7 @@ const PACKAGE_MAX: usize = 200;
 /// Characters of the name of a template.
 const TEMPLATE_NAME_MAX: usize = 63;
 /// Characters of a name.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 /// Bytes of a path.
 const PATH_MAX: usize = 4_096;
 /// Words of one command.
@@ -48,7 +49,11 @@ const TIMEOUT_DEFAULT: u32 = 60;
 const HOUR: u32 = 3_600;
 const DAY: u32 = 86_400;
 
-fn invalid(field: &'static str, came: impl ToString, expected: impl ToString) -> Refusal {
+pub(super) fn invalid(
+    field: &'static str,
+    came: impl ToString,
+    expected: impl ToString,
+) -> Refusal {
     let came: String = came.to_string().chars().take(64).collect();
     Refusal::Invalid { field, came, expected: expected.to_string() }
 }
@@ -64,7 +69,7 @@ pub(super) fn within(
     Err(invalid(field, came, format!("{} to {}", range.start(), range.end())))
 }
 
-fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
+pub(super) fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
     if bytes <= max { Ok(()) } else { Err(Refusal::TooLarge { what, bytes, max }) }
 }
 
@@ -73,7 +78,7 @@ pub(super) fn template(name: &str) -> Result<(), Refusal> {
     if length { Ok(()) } else { Err(invalid("template", name, "the name of a template")) }
 }
 
-fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(super) fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if vars.len() > ENTRIES_MAX {
         return Err(invalid("env_vars", vars.len(), format!("at most {ENTRIES_MAX} entries")));
     }
@@ -181,6 +186,9 @@ pub(super) fn create(ask: Create, tenant: Tenant) -> Result<Arc<PoolOrder>, Refu
     if ask.metadata.len() > ENTRIES_MAX {
         let expected = format!("at most {ENTRIES_MAX} entries");
         return Err(invalid("metadata", ask.metadata.len(), expected));
+    }
+    if let Some(ours) = ask.metadata.keys().find(|name| name.starts_with(RESERVED)) {
+        return Err(invalid("metadata", ours, "keys that do not begin with `sandpit.`"));
     }
     let bytes = ask.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("metadata", bytes, METADATA_BYTES_MAX)?;

@@ -2,6 +2,7 @@
 
 mod agents;
 mod checks;
+mod deployments;
 mod keyed;
 mod service;
 mod templates;
@@ -16,6 +17,7 @@ use keyed::Keyed;
 pub use keyed::bucket;
 use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::codec::{BODY_MAX, Codec};
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::id::{NodeId, SandboxId};
@@ -42,6 +44,7 @@ use crate::market::MarketActor;
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
+use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
 
 /// What an answer needs to find its way back before its caller stops listening.
@@ -74,6 +77,8 @@ pub struct Ports {
     pub agents: ActorRef<AgentActor>,
     /// Who replays prices.
     pub market: ActorRef<MarketActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
 }
 
 /// Answers the requests of the bus.
@@ -121,7 +126,7 @@ impl Entry {
         let call = Call { request, codec, sandbox, tenant, until };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "agent" | "replay" | "export"
+            "create" | "exec" | "agent" | "replay" | "export" | "deploy" | "scale"
                 if self.draining.load(Ordering::Acquire) =>
             {
                 Reply::refused(codec, &Refusal::Draining)
@@ -144,6 +149,12 @@ impl Entry {
             "template-get" => self.respond(&call, |ask: TemplateGet| self.template_get(ask)).await,
             "template-import" => {
                 self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
+            }
+            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
+            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
+            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
+            "deployments" => {
+                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
             }
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {

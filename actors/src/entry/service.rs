@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::exec::{Cancel, Exec};
 use sandpit_messages::id::NodeId;
 use sandpit_messages::market::{GetBars, StartReplay};
@@ -17,7 +18,7 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 7] = [
+const TOOLS: [(&str, Verb); 9] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
@@ -25,6 +26,8 @@ const TOOLS: [(&str, Verb); 7] = [
     ("terminate", Verb::new("terminate_e2b_sandbox")),
     ("agent", Verb::new("run_e2b_agent")),
     ("export", Verb::new("export_e2b_template")),
+    ("deploy", Verb::new("deploy_e2b_template")),
+    ("scale", Verb::new("scale_e2b_deployment")),
 ];
 
 /// The verb that a word stands for: itself, or the one whose tool it names.
@@ -87,6 +90,10 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<TemplateList>(false),
         Offered::of::<TemplateGet>(false),
         Offered::of::<TemplateImport>(false),
+        Offered::of::<Deploy>(false),
+        Offered::of::<Scale>(false),
+        Offered::of::<Undeploy>(false),
+        Offered::of::<GetDeployments>(false),
     ];
     let everywhere = |at: &dyn Fn(Verb) -> String, owned: bool| {
         let mut verbs = Vec::new();
