@@ -11,7 +11,9 @@ pub mod codec;
 pub mod envelope;
 pub mod problem;
 pub mod refusal;
+pub mod schema;
 pub mod subject;
+pub mod tool;
 
 pub mod exec;
 pub mod pool;

@@ -24,6 +24,41 @@ pub enum Refusal {
         /// What would have been accepted.
         expected: String,
     },
+    /// An argument is not what it has to be: of another type, out of its range, missing, or named
+    /// twice with different values.
+    #[error("{field} is {came}; expected {expected}")]
+    Argument {
+        /// Its name, with the names of what it is part of before dots.
+        field: String,
+        /// What came, shortened.
+        came: String,
+        /// What would have been accepted.
+        expected: String,
+    },
+    /// There is no such argument.
+    #[error("`{field}` is not an argument of {verb}; it takes {}", accepted.join(", "))]
+    UnknownArgument {
+        /// What came, shortened.
+        field: String,
+        /// The verb, or the tool it was asked as.
+        verb: String,
+        /// Those that there are.
+        accepted: Vec<String>,
+    },
+    /// Neither the id nor the name of a sandbox that runs.
+    #[error("there is no sandbox `{name}`")]
+    NoSuchName {
+        /// What came, shortened.
+        name: String,
+    },
+    /// More than one sandbox has this name.
+    #[error("{} sandboxes are called `{name}`", ids.len())]
+    AmbiguousName {
+        /// The name.
+        name: String,
+        /// Those it may mean, at most 16.
+        ids: Vec<SandboxId>,
+    },
     /// Nobody answers this verb.
     #[error("`{verb}` is not a verb of this version")]
     UnknownVerb {
@@ -140,10 +175,14 @@ impl Refusal {
     pub fn problem(&self) -> Problem {
         use Ran::{No, Unknown};
         let (kind, code, ran, retry_after) = match self {
-            Self::Malformed { .. } | Self::Invalid { .. } => ("invalid_argument", 400, No, None),
-            Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } => {
+            Self::Malformed { .. }
+            | Self::Invalid { .. }
+            | Self::Argument { .. }
+            | Self::UnknownArgument { .. } => ("invalid_argument", 400, No, None),
+            Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } | Self::NoSuchName { .. } => {
                 ("not_found", 404, No, None)
             }
+            Self::AmbiguousName { .. } => ("conflict", 409, No, None),
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
             Self::KeyReused => ("conflict", 409, No, None),
@@ -176,6 +215,27 @@ impl Refusal {
             Self::Invalid { field, expected, .. } => Detail {
                 field: Some((*field).to_owned()),
                 expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::Argument { field, expected, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::UnknownArgument { field, accepted, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(format!("one of {}", accepted.join(", "))),
+                ..Detail::default()
+            },
+            Self::NoSuchName { name } => Detail {
+                handle: Some(name.clone()),
+                next: vec!["list sandboxes, or create another".to_owned()],
+                ..Detail::default()
+            },
+            Self::AmbiguousName { name, ids } => Detail {
+                handle: Some(name.clone()),
+                scope: Some("name".to_owned()),
+                next: ids.iter().map(|id| format!("say {id}")).collect(),
                 ..Detail::default()
             },
             Self::NoSuchTemplate { known, .. } => Detail {
