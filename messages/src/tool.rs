@@ -314,7 +314,7 @@ impl Offered {
             if let Some(Value::Object(field)) = fields.get_mut("sandbox_id") {
                 field.remove("pattern");
             }
-            if self.replay == Replay::WithKey {
+            if takes_key(self.verb, self.replay) {
                 fields.insert(KEY.to_owned(), key_schema());
             }
         }
@@ -335,6 +335,12 @@ impl Offered {
 
 /// The argument that carries an idempotency key, for callers who cannot set headers.
 pub const KEY: &str = "idempotency_key";
+
+/// Whether a verb takes an idempotency key: whatever makes or changes something does.
+pub fn takes_key(verb: Verb, replay: Replay) -> bool {
+    let changes = Tool::of_verb(verb.as_str()).is_some_and(|tool| tool.effect != Effect::Reads);
+    changes || replay == Replay::WithKey
+}
 
 fn key_schema() -> Value {
     serde_json::json!({

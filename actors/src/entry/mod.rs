@@ -1,12 +1,14 @@
 //! Where requests of the bus become questions to actors, and their answers become replies.
 
 mod checks;
+mod dialect;
 mod keyed;
+mod read;
 mod service;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -24,15 +26,17 @@ use sandpit_messages::sandbox::{
 };
 use sandpit_messages::subject::{self, Request};
 use sandpit_messages::time::{Moment, Now, WallTime};
+use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
+use schemars::JsonSchema;
 pub use service::service;
 
 use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor, GetCache, Run};
-use crate::pool::policy::{Cause, Facts, StockView};
+use crate::pool::policy::{Cause, Facts, Order, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
 use crate::supervise::ActorRef;
@@ -101,13 +105,16 @@ impl Entry {
 
     async fn answer(self, request: Arrived) -> Reply {
         let codec = codec_of(&request.message);
-        let (verb, sandbox) = match ingress::asked(&request.message) {
-            Ok(asked) => (service::verb_of(asked.verb).to_owned(), asked.sandbox),
+        let (verb, tool, sandbox) = match ingress::asked(&request.message) {
+            Ok(asked) => match Tool::named(asked.verb) {
+                Some(tool) => (tool.verb.to_owned(), Some(tool), asked.sandbox),
+                None => (asked.verb.to_owned(), None, asked.sandbox),
+            },
             Err(refusal) => return Reply::refused(codec, &refusal),
         };
         // On a node without accounts everything belongs to one tenant.
         let (tenant, until) = (Tenant::local(), self.until(&request));
-        let call = Call { request, codec, sandbox, tenant, until };
+        let call = Call { request, codec, sandbox, tool, tenant, until, key: OnceLock::new() };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
             "create" | "exec" if self.draining.load(Ordering::Acquire) => {
@@ -137,7 +144,7 @@ impl Entry {
     /// Reads a request, has it answered by `work`, and writes the answer.
     async fn respond<R, F>(&self, call: &Call, work: impl FnOnce(R) -> F) -> Reply
     where
-        R: Request,
+        R: Request + JsonSchema,
         F: Future<Output = Result<R::Reply, Refusal>>,
     {
         let (clock, message) = (self.ports.clock, &call.request.message);
@@ -145,7 +152,7 @@ impl Entry {
         let asked = if call.request.until <= now {
             Err(Refusal::TooLate { late: now.since(call.request.until) })
         } else {
-            ingress::read::<R>(message, call.sandbox)
+            self.read::<R>(call).await
         };
         let answer = match asked {
             Ok(ask) => {
@@ -177,8 +184,17 @@ impl Entry {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
+        let older = dialect::template(&ask.template);
         let order = checks::create(ask, call.tenant.clone())?;
-        let granted = pool.ask_settled(Acquire { order, until }).await??;
+        let acquire = Acquire { order: Arc::clone(&order), until };
+        let granted = match (pool.ask_settled(acquire).await?, older) {
+            (Err(Refusal::NoSuchTemplate { .. }), Some(template)) => {
+                let template = template.to_owned();
+                let order = Arc::new(Order { template, ..(*order).clone() });
+                pool.ask_settled(Acquire { order, until }).await??
+            }
+            (granted, _) => granted?,
+        };
         let now = clock.both();
         let provider = provider.descriptor();
         Ok(Created {
@@ -202,11 +218,17 @@ impl Entry {
     async fn exec(&self, call: &Call, ask: Exec) -> Result<Executed, Refusal> {
         let request = keyed::fingerprint(&ask);
         let is_fresh = ask.sandbox_id.is_none();
+        let captures = ask.capture_output.unwrap_or(true);
         let running = async {
             let order = checks::exec(ask, call.tenant.clone())?;
             let run = Run { order, until: call.until };
             let result = self.ports.exec.ask_settled(run).await??;
-            Ok(fit(call.codec, Arc::unwrap_or_clone(result)))
+            let mut result = Arc::unwrap_or_clone(result);
+            if !captures {
+                result.stdout.clear();
+                result.stderr.clear();
+            }
+            Ok(fit(call.codec, result))
         };
         match is_fresh {
             true => self.keyed.once_claimed::<Exec>(call, request, running).await,
@@ -342,9 +364,13 @@ struct Call {
     codec: Codec,
     /// The sandbox its subject names.
     sandbox: Option<SandboxId>,
+    /// The tool under whose own name it was asked.
+    tool: Option<&'static Tool>,
     tenant: Tenant,
     /// Until when an actor may take.
     until: Moment,
+    /// An idempotency key that came among the arguments.
+    key: OnceLock<String>,
 }
 
 const MIB: f64 = 1_048_576.0;

@@ -4,14 +4,9 @@ use std::collections::BTreeMap;
 
 use sandpit_messages::id::NodeId;
 use sandpit_messages::subject::{self, Verb};
-use sandpit_messages::tool::{self, Offered, Tool};
+use sandpit_messages::tool::{self, Offered};
 
 use crate::bus::{Endpoint, Service, VerbInfo};
-
-/// The verb that a word stands for: itself, or the one whose tool it names.
-pub(super) fn verb_of(word: &str) -> &str {
-    Tool::named(word).map_or(word, |tool| tool.verb)
-}
 
 fn info(offered: &Offered, name: Verb, subject: String) -> VerbInfo {
     VerbInfo {
@@ -75,7 +70,6 @@ mod tests {
         let names: Vec<_> = service.endpoints[0].verbs.iter().map(|verb| &*verb.name).collect();
         for name in ["create", "create_e2b_sandbox", "exec", "execute_e2b_process", "pool"] {
             assert!(names.contains(&name), "{names:?}");
-            assert!(["create", "exec", "pool"].contains(&verb_of(name)));
         }
         let owned: Vec<_> = service.endpoints[2].verbs.iter().map(|verb| &*verb.subject).collect();
         assert!(owned.iter().any(|subject| subject.ends_with(".sbx.*.exec")), "{owned:?}");
