@@ -10,6 +10,7 @@ pub mod time;
 pub mod codec;
 pub mod envelope;
 pub mod problem;
+pub mod progress;
 pub mod refusal;
 pub mod schema;
 pub mod subject;

@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod env;
 mod exec;
+mod mcp;
 mod pool;
 mod probe;
 mod sandbox;
@@ -62,6 +63,9 @@ enum Verb {
     Doctor,
     /// Say whether a node answers; for whoever keeps containers alive.
     Probe,
+    /// Serve the tools to an assistant over the Model Context Protocol, on standard input and
+    /// output. Joins the running node, or starts one that leaves with the assistant.
+    Mcp,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
@@ -117,6 +121,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Mcp => mcp::run(&settings, out),
         Verb::Env => env::run(&settings, out),
     }
 }
