@@ -318,8 +318,8 @@ fn hear(pace: &mut Pace, message: &Message, is_run: bool) {
         pace.reached(Report { progress: lines, total: None, message });
         return;
     }
-    let Ok(Progress { progress, total, message }) = Codec::of(None, &message.body)
-        .and_then(|codec| codec.decode::<Progress>(&message.body))
+    let Ok(Progress { progress, total, message }) =
+        Codec::of(None, &message.body).and_then(|codec| codec.decode::<Progress>(&message.body))
     else {
         return;
     };

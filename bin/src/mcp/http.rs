@@ -105,9 +105,7 @@ where
     };
     let sessions = Arc::new(LocalSessionManager::default());
     let service = StreamableHttpService::new(move || Ok(make()), sessions, config);
-    Router::new()
-        .route_service(PATH, service)
-        .layer(middleware::from_fn_with_state(door, admit))
+    Router::new().route_service(PATH, service).layer(middleware::from_fn_with_state(door, admit))
 }
 
 async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {

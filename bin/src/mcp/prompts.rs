@@ -14,8 +14,16 @@ pub(super) fn all() -> Vec<Prompt> {
             "backtest",
             Some("Try a trading idea on daily prices in a sandbox, and report honestly."),
             Some(vec![
-                argument("idea", "The idea in a sentence, as in `buy what rose for 20 days`.", true),
-                argument("symbols", "Symbols, separated by commas; without them you choose.", false),
+                argument(
+                    "idea",
+                    "The idea in a sentence, as in `buy what rose for 20 days`.",
+                    true,
+                ),
+                argument(
+                    "symbols",
+                    "Symbols, separated by commas; without them you choose.",
+                    false,
+                ),
             ]),
         )
         .with_title("Backtest an idea"),

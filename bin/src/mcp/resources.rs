@@ -27,7 +27,11 @@ const TEXT: &str = "text/plain";
 const ALWAYS: [(&str, &str, &str); 4] = [
     ("sandpit://sandboxes", "sandboxes", "Your sandboxes that run or ended within the last hour."),
     ("sandpit://executions", "executions", "The last executions through this connection's server."),
-    ("sandpit://templates", "templates", "What sandboxes can be made from, and how many are ready."),
+    (
+        "sandpit://templates",
+        "templates",
+        "What sandboxes can be made from, and how many are ready.",
+    ),
     ("sandpit://pool", "pool", "What is kept ready, what was cached, what was reaped."),
 ];
 
@@ -181,7 +185,8 @@ impl Face {
         };
         let found = self.looked(verb, &json!({})).await?;
         let words = found[list].as_array().into_iter().flatten();
-        let words = words.filter_map(|one| one[field].as_str()).filter(|one| one.starts_with(begun));
+        let words =
+            words.filter_map(|one| one[field].as_str()).filter(|one| one.starts_with(begun));
         let words: Vec<_> = words.take(SUGGESTIONS_MAX).map(str::to_owned).collect();
         let info = CompletionInfo::new(words);
         Ok(CompleteResult::new(info.map_err(|why| ErrorData::internal_error(why, None))?))
