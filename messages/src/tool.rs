@@ -1,6 +1,8 @@
 //! The tools as assistants know them: their names, what they are for, and what they may do. A tool
 //! is a verb under the name that callers of the older tool set use; it has no meaning of its own.
 
+use std::sync::LazyLock;
+
 use serde_json::{Map, Value};
 
 use crate::schema;
@@ -351,18 +353,21 @@ fn key_schema() -> Value {
     })
 }
 
-/// Every verb a node answers.
-pub fn offered() -> Vec<Offered> {
+/// Every verb a node answers. The schemas are made once.
+pub fn offered() -> &'static [Offered] {
     use crate::{exec, pool, sandbox};
-    vec![
-        Offered::of::<sandbox::Create>(false),
-        Offered::of::<exec::Exec>(true),
-        Offered::of::<sandbox::List>(false),
-        Offered::of::<sandbox::GetStatus>(true),
-        Offered::of::<sandbox::Terminate>(true),
-        Offered::of::<exec::Cancel>(true),
-        Offered::of::<pool::GetPool>(false),
-    ]
+    static OFFERED: LazyLock<Vec<Offered>> = LazyLock::new(|| {
+        vec![
+            Offered::of::<sandbox::Create>(false),
+            Offered::of::<exec::Exec>(true),
+            Offered::of::<sandbox::List>(false),
+            Offered::of::<sandbox::GetStatus>(true),
+            Offered::of::<sandbox::Terminate>(true),
+            Offered::of::<exec::Cancel>(true),
+            Offered::of::<pool::GetPool>(false),
+        ]
+    });
+    &OFFERED
 }
 
 #[cfg(test)]

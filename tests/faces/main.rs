@@ -2,9 +2,11 @@
 
 mod cli;
 mod compose;
+mod conformance;
 mod foreign;
 mod leaving;
 mod node;
+mod npm;
 mod telemetry;
 mod tools;
 mod venv;

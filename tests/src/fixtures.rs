@@ -129,7 +129,8 @@ impl ServerHandler for Fixtures {
                 ResourceContents::blob(PNG, &uri).with_mime_type("image/png")
             }
             ["test:", "", "template", id, "data"] => {
-                let data = json!({ "id": id, "templateTest": true, "data": format!("Data for ID: {id}") });
+                let data =
+                    json!({ "id": id, "templateTest": true, "data": format!("Data for ID: {id}") });
                 ResourceContents::text(data.to_string(), &uri).with_mime_type("application/json")
             }
             _ => return self.0.read_resource(request, context).await,
@@ -258,7 +259,10 @@ fn rounds(
                 opened(state)?;
                 done("state-ok".to_owned())
             }
-            None => Ok(required(json!({ "confirm": ask_for("Please confirm", "ok", "boolean") }), Some("confirm"))),
+            None => Ok(required(
+                json!({ "confirm": ask_for("Please confirm", "ok", "boolean") }),
+                Some("confirm"),
+            )),
         },
         "multiple_inputs" => {
             let all = ["user_name", "greeting", "client_roots"];

@@ -79,7 +79,7 @@ impl Face {
         context: &Asked,
     ) -> Result<Value, AskError> {
         let client = self.client().await?;
-        let (tool, offered) = (known.tool, &known.offered);
+        let (tool, offered) = (known.tool, known.offered);
         let token = context.meta.get_progress_token();
         if let Some(key) = context.meta.get(KEY)
             && tool::takes_key(offered.verb, offered.replay)
@@ -245,8 +245,7 @@ pub(super) async fn relay(
     arguments: &Value,
 ) -> Result<Value, AskError> {
     let verb = tool::Tool::named(name).map_or(name, |tool| tool.verb);
-    let all = tool::offered();
-    let Some(offered) = all.iter().find(|one| one.verb.as_str() == verb) else {
+    let Some(offered) = tool::offered().iter().find(|one| one.verb.as_str() == verb) else {
         return Err(AskError::Refused(Box::new(
             Refusal::UnknownVerb { verb: verb.to_owned() }.problem(),
         )));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) tool: &'static Tool,
-    pub(super) offered: Offered,
+    pub(super) offered: &'static Offered,
     listed: Listed,
 }
 
@@ -21,17 +21,11 @@ pub(super) struct Catalogue(Vec<Known>);
 
 impl Catalogue {
     pub(super) fn new() -> Self {
-        let mut offered = tool::offered();
-        let mut known = Vec::new();
-        for tool in &tool::TOOLS {
-            let Some(at) = offered.iter().position(|one| one.verb.as_str() == tool.verb) else {
-                continue;
-            };
-            let offered = offered.swap_remove(at);
-            let listed = listed(tool, &offered);
-            known.push(Known { tool, offered, listed });
-        }
-        Self(known)
+        let known = tool::TOOLS.iter().filter_map(|tool| {
+            let offered = tool::offered().iter().find(|one| one.verb.as_str() == tool.verb)?;
+            Some(Known { tool, offered, listed: listed(tool, offered) })
+        });
+        Self(known.collect())
     }
 
     pub(super) fn listed(&self) -> Vec<Listed> {
