@@ -2,11 +2,13 @@
 //! never does.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bus;
 pub mod clock;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod market;
 mod metrics;
 pub mod node;
 pub mod pool;

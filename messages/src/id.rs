@@ -122,6 +122,10 @@ id! {
     ExecId, "x"
 }
 id! {
+    /// One agent: a program with a paper account. It keeps its id when it goes on elsewhere.
+    AgentId, "a"
+}
+id! {
     /// One request, for logs and progress.
     RequestId, "r"
 }
@@ -199,6 +203,15 @@ impl ExecId {
     /// A new execution, from 128 random bits.
     pub fn minted(random: u128) -> Self {
         let mut text = [b'x'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl AgentId {
+    /// A new agent, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'a'; LENGTH];
         fill(&mut text[1..], random);
         Self(text)
     }

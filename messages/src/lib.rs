@@ -16,6 +16,8 @@ pub mod schema;
 pub mod subject;
 pub mod tool;
 
+pub mod agent;
 pub mod exec;
+pub mod market;
 pub mod pool;
 pub mod sandbox;

@@ -110,6 +110,22 @@ pub enum Refusal {
         /// Those that exist.
         known: Vec<String>,
     },
+    /// No such thing of another kind, or not the caller's.
+    #[error("there is no {what} {name}")]
+    NoSuch {
+        /// Of what kind: `agent`, `feed`, ..
+        what: &'static str,
+        /// The name or id that was given, shortened.
+        name: String,
+    },
+    /// It cannot be done beside what is there or under way.
+    #[error("{why}")]
+    Conflict {
+        /// In what: `feed`, `agent`, ..
+        scope: &'static str,
+        /// One sentence.
+        why: String,
+    },
     /// The sandbox ended within the last hour.
     #[error("sandbox {sandbox} ended {ago:?} ago: {why}")]
     Gone {
@@ -179,13 +195,14 @@ impl Refusal {
             | Self::Invalid { .. }
             | Self::Argument { .. }
             | Self::UnknownArgument { .. } => ("invalid_argument", 400, No, None),
-            Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } | Self::NoSuchName { .. } => {
-                ("not_found", 404, No, None)
-            }
+            Self::NoSuchSandbox { .. }
+            | Self::NoSuchTemplate { .. }
+            | Self::NoSuchName { .. }
+            | Self::NoSuch { .. } => ("not_found", 404, No, None),
             Self::AmbiguousName { .. } => ("conflict", 409, No, None),
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
-            Self::KeyReused => ("conflict", 409, No, None),
+            Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
             Self::Gone { .. } => ("gone", 410, No, None),
             Self::TooLarge { .. } => ("too_large", 413, No, None),
             Self::Quota { .. } => ("quota_exceeded", 429, No, None),
@@ -248,6 +265,10 @@ impl Refusal {
                 next: vec!["create another sandbox".to_owned()],
                 ..Detail::default()
             },
+            Self::NoSuch { name, .. } => Detail { handle: Some(name.clone()), ..Detail::default() },
+            Self::Conflict { scope, .. } => {
+                Detail { scope: Some((*scope).to_owned()), ..Detail::default() }
+            }
             Self::KeyReused => Detail {
                 scope: Some("key".to_owned()),
                 next: vec!["use a new key for a new request".to_owned()],

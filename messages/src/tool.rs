@@ -355,7 +355,7 @@ fn key_schema() -> Value {
 
 /// Every verb a node answers. The schemas are made once.
 pub fn offered() -> &'static [Offered] {
-    use crate::{exec, pool, sandbox};
+    use crate::{agent, exec, market, pool, sandbox};
     static OFFERED: LazyLock<Vec<Offered>> = LazyLock::new(|| {
         vec![
             Offered::of::<sandbox::Create>(false),
@@ -364,6 +364,11 @@ pub fn offered() -> &'static [Offered] {
             Offered::of::<sandbox::GetStatus>(true),
             Offered::of::<sandbox::Terminate>(true),
             Offered::of::<exec::Cancel>(true),
+            Offered::of::<agent::RunAgent>(true),
+            Offered::of::<agent::HaltAgent>(false),
+            Offered::of::<agent::GetFills>(false),
+            Offered::of::<market::StartReplay>(false),
+            Offered::of::<market::GetBars>(false),
             Offered::of::<pool::GetPool>(false),
         ]
     });

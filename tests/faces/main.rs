@@ -1,5 +1,6 @@
 //! What meets the outside: programs nobody here wrote read what we write.
 
+mod agents;
 mod cli;
 mod compose;
 mod conformance;

@@ -69,6 +69,7 @@ impl Rig {
             bus: Arc::new(bus),
             provider: Arc::clone(&fake) as _,
             keys: Some(Arc::clone(&keys)),
+            prices: None,
             clock,
             node: NodeId::of_bits(7),
             run,

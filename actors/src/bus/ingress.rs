@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn the_subject_stands_for_what_the_body_leaves_out() {
         let sandbox = SandboxId::numbered(7);
-        let expected = Ok(Arguments::Plain(GetStatus { sandbox_id: sandbox }));
+        let status = GetStatus { sandbox_id: Some(sandbox), execution_id: None };
+        let expected = Ok(Arguments::Plain(status));
         assert_eq!(read(&message(b""), Some(sandbox)), expected);
         assert_eq!(read(&message(b"\x80"), Some(sandbox)), expected);
         let body = br#"{"sandbox_id":"i00000000000000000000000007"}"#;

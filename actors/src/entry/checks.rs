@@ -46,7 +46,11 @@ fn invalid(field: &'static str, came: impl ToString, expected: impl ToString) ->
     Refusal::Invalid { field, came, expected: expected.to_string() }
 }
 
-fn within(field: &'static str, came: u32, range: RangeInclusive<u32>) -> Result<(), Refusal> {
+pub(super) fn within(
+    field: &'static str,
+    came: u32,
+    range: RangeInclusive<u32>,
+) -> Result<(), Refusal> {
     if range.contains(&came) {
         return Ok(());
     }

@@ -47,6 +47,10 @@ enum Asker {
 /// How often the levels of the pool are recorded, at most.
 const GAUGE_PAUSE: Duration = Duration::from_millis(250);
 
+/// How long a sandbox for the stock is put off: making one keeps this thread for a fraction of a
+/// millisecond, and whoever just got the last one should have the answer first.
+const REFILL_PAUSE: Duration = Duration::from_millis(1);
+
 /// What the pool needs of its node.
 #[derive(Clone, Debug)]
 pub struct Ports {
@@ -197,7 +201,12 @@ impl PoolActor {
         );
         let since = self.ports.clock.now();
         let request = CreateRequest { sandbox, template: template.clone() };
-        let booting = async move { provider.create(request).await };
+        let booting = async move {
+            if for_caller.is_none() {
+                tokio::time::sleep(REFILL_PAUSE).await;
+            }
+            provider.create(request).await
+        };
         self.spawn(booting, span, ctx, move |booted, actor| {
             let took = actor.ports.clock.now().since(since);
             let result = if booted.is_ok() { "ok" } else { "failed" };

@@ -5,11 +5,13 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod agent;
 mod config;
 mod demo;
 mod doctor;
 mod env;
 mod exec;
+mod market;
 mod mcp;
 mod pool;
 mod probe;
@@ -57,6 +59,12 @@ enum Verb {
     /// Create, list, look at and end sandboxes.
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// Fetch prices, and replay them as feeds.
+    #[command(subcommand)]
+    Market(market::Verb),
+    /// Run agents in sandboxes, look at them and halt them.
+    #[command(subcommand)]
+    Agent(agent::Verb),
     /// Show what is kept ready.
     Pool,
     /// Try out what this machine allows, and say what mends it.
@@ -120,6 +128,8 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Market(verb) => verb.run(&settings, out),
+        Verb::Agent(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
         Verb::Mcp => mcp::run(&settings, out),
         Verb::Env => env::run(&settings, out),

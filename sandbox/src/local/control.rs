@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
@@ -49,6 +50,8 @@ pub(super) struct GuardianBoot {
     pub(super) uid_base: Option<u32>,
     /// What of the host may be seen below.
     pub(super) sources: Vec<Source>,
+    /// Control groups of this engine, removed when it was killed.
+    pub(super) groups: Vec<PathBuf>,
 }
 
 /// What the launcher needs to know.
@@ -84,6 +87,8 @@ pub(super) struct ZygoteSpec {
     pub(super) env: BTreeMap<String, String>,
     /// Run once after the imports.
     pub(super) warmup: String,
+    /// Whether it gathers its memory in huge pages.
+    pub(super) huge_pages: bool,
     /// Longest it may take until it serves, in milliseconds.
     pub(super) warm_max_ms: u64,
 }

@@ -376,7 +376,8 @@ impl Engine {
         let uid_base = (self.ids == Ids::Own).then_some(self.options.uid_base);
         let sources = host::sources(&self.options, &self.interpreter);
         *lock(&self.shown) = sources.iter().map(|source| source.name.clone()).collect();
-        let boot = Boot::Guardian(GuardianBoot { uid_base, sources });
+        let groups = self.stock(|stock| stock.backend().folders()).unwrap_or_default();
+        let boot = Boot::Guardian(GuardianBoot { uid_base, sources, groups });
         let (ours, theirs) = super::control::pair()?;
         let stdin = entry::prepare(&boot, &[theirs.as_fd(), self.image.as_fd()])?;
         drop(theirs);

@@ -1,6 +1,7 @@
 //! The process between engine and launcher: still with the rights of whoever started us, it
 //! gathers what sandboxes may see, writes the launcher's ids, and then only waits for the end of
-//! one of the two, so that the other ends as well.
+//! one of the two, so that the other ends as well. It outlives a killed engine by a moment, to
+//! remove the control groups that the engine cannot remove any more.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +14,7 @@ use super::control::{self, Boot, GuardianBoot, LauncherBoot};
 use super::mounts::{self, Failed, at_step};
 use super::plan::{IDS, Ids};
 use super::sys::{self, Cloned};
-use super::{entry, launcher};
+use super::{cgroup, entry, launcher};
 
 /// Ends of this process, for those who look at it from outside.
 const ENGINE_GONE: i32 = 0;
@@ -26,7 +27,9 @@ pub(super) fn run(boot: &GuardianBoot, files: Vec<OwnedFd>) -> i32 {
     match start(boot, engine.as_fd(), image.as_fd()) {
         Ok((launcher, handle)) => {
             drop(image);
-            guard(engine.as_fd(), launcher, handle.as_fd());
+            if guard(engine.as_fd(), launcher, handle.as_fd()) == First::Engine {
+                cgroup::remove_after_death(&boot.groups);
+            }
             ENGINE_GONE
         }
         Err(failed) => {
@@ -77,6 +80,8 @@ fn start(
     at_step("mapping group ids", write_proc(child, "gid_map", &gids))?;
     at_step("mapping user ids", write_proc(child, "uid_map", &uids))?;
     at_step("starting the launcher", control::send(&go, &(), &[]))?;
+    // From here on the engine's socket tells of its end, and there is something to do after it.
+    at_step("outliving the engine", rustix::process::set_parent_process_death_signal(None))?;
     Ok((child, pidfd))
 }
 
@@ -102,21 +107,32 @@ pub(super) fn write_proc(process: Pid, name: &str, text: &str) -> io::Result<()>
     sys::write_once(&path, text)
 }
 
-fn guard(engine: BorrowedFd<'_>, launcher: Pid, handle: BorrowedFd<'_>) {
-    loop {
+/// Which of the two ended first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Engine,
+    Launcher,
+}
+
+fn guard(engine: BorrowedFd<'_>, launcher: Pid, handle: BorrowedFd<'_>) -> First {
+    let first = loop {
         let mut both = [
             PollFd::from_borrowed_fd(engine, PollFlags::empty()),
             PollFd::from_borrowed_fd(handle, PollFlags::IN),
         ];
         match rustix::event::poll(&mut both, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => break,
+            Err(_) => break First::Launcher,
         }
-        if !both[0].revents().is_empty() || !both[1].revents().is_empty() {
-            break;
+        if !both[0].revents().is_empty() {
+            break First::Engine;
         }
-    }
+        if !both[1].revents().is_empty() {
+            break First::Launcher;
+        }
+    };
     // Either it ended already, or it must.
     let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
     let _ = rustix::process::waitpid(Some(launcher), rustix::process::WaitOptions::empty());
+    first
 }

@@ -98,6 +98,7 @@ impl Keeper {
         at_step("bringing the loopback up", sys::loopback_up())?;
         at_step("naming the host", rustix::system::sethostname(b"template"))?;
         let children = at_step("watching children", sys::child_events())?;
+        at_step("locking the keeper down", boot.lockdown.bind_keeper())?;
         Ok(Self {
             expected: Expected::of(&boot),
             boot,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use sandpit_messages::sandbox::LimitsEnforced;
 
 use super::options::CgroupChoice;
+use super::sys;
 
 pub mod none;
 mod stock;
@@ -351,6 +352,21 @@ fn sweep(parent: &Path) {
     }
 }
 
+/// Removes the folders of an engine that has ended or is about to, whose processes are all gone:
+/// what [`sweep`] does at the next start, done at once. Blocks for up to a second, while the
+/// kernel lets go of the engine's locks and of the last process.
+pub(super) fn remove_after_death(folders: &[PathBuf]) {
+    for folder in folders {
+        for _ in 0..REMOVE_ATTEMPTS {
+            match lock(folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Ok(Some(_lock)) if remove_tree(folder).is_ok() => break,
+                Ok(_) | Err(_) => pause(),
+            }
+        }
+    }
+}
+
 /// Removes an empty group and the empty groups below it, deepest first.
 fn remove_tree(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)?.flatten() {
@@ -415,13 +431,13 @@ fn pause() {
 
 /// A file of one number.
 fn read_number(path: &Path) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
+    let text = sys::read_page(path)?;
     text.trim().parse().map_err(|_| invalid(path))
 }
 
 /// The number after `key` in a file of `key number` lines; 0 if the key is not there.
 fn read_entry(path: &Path, key: &str) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
+    let text = sys::read_page(path)?;
     for line in text.lines() {
         if let Some((name, value)) = line.split_once(' ')
             && name == key

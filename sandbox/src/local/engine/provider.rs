@@ -217,8 +217,9 @@ impl Engine {
         let zygote = ZygoteSpec {
             python: INSIDE_PYTHON.to_owned(),
             arguments: ["-s", "-B", "/opt/sandpit/zygote.py"].map(str::to_owned).into(),
-            env: self.zygote_env(),
+            env: self.base_env(),
             warmup: spec.warmup.clone(),
+            huge_pages: self.options.huge_pages && huge_pages_allowed(),
             warm_max_ms: WARM_MAX_MS,
         };
         Ok(KeeperBoot { ids: self.ids, plan: plan::template_root(&facts), lockdown, zygote })
@@ -268,15 +269,6 @@ impl Engine {
         .into();
         if let Some(path) = self.interpreter.library_path() {
             env.insert("LD_LIBRARY_PATH".to_owned(), path.to_string_lossy().into_owned());
-        }
-        env
-    }
-
-    fn zygote_env(&self) -> BTreeMap<String, String> {
-        let mut env = self.base_env();
-        if self.options.huge_pages && huge_pages_allowed() {
-            env.insert("PYTHONMALLOC".to_owned(), "malloc".to_owned());
-            env.insert("GLIBC_TUNABLES".to_owned(), "glibc.malloc.hugetlb=1".to_owned());
         }
         env
     }

@@ -6,13 +6,13 @@ use std::fs;
 
 use super::super::control::KeeperBoot;
 use super::super::plan::Ids;
+use super::super::sys;
 
 /// What must be the same for every process of this template.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected {
     ids: Ids,
     init_filters: usize,
-    /// Its zygote's and its own.
     worker_filters: usize,
 }
 
@@ -21,9 +21,8 @@ impl Expected {
     pub(super) fn of(boot: &KeeperBoot) -> Self {
         Self {
             ids: boot.ids,
-            init_filters: boot.lockdown.filters.sandbox.len(),
-            worker_filters: boot.lockdown.filters.zygote.len()
-                + boot.lockdown.worker_filters().len(),
+            init_filters: boot.lockdown.filters.of_init().count(),
+            worker_filters: boot.lockdown.filters.of_worker().count(),
         }
     }
 }
@@ -82,9 +81,9 @@ pub(super) struct Seen {
 
 impl Seen {
     fn of(pid: i32) -> Result<Self, String> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        let status = sys::read_page(format!("/proc/{pid}/status"))
             .map_err(|error| format!("cannot see its status: {error}"))?;
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        let groups = sys::read_page(format!("/proc/{pid}/cgroup"))
             .map_err(|error| format!("cannot see its control groups: {error}"))?;
         Ok(Self { namespaces: Namespaces::of(pid)?, groups, status: fields(&status), id: 0 })
     }
@@ -146,7 +145,7 @@ fn fields(text: &str) -> BTreeMap<String, String> {
 
 /// Threads of a process.
 pub(super) fn threads(pid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = sys::read_page(format!("/proc/{pid}/status")).ok()?;
     fields(&status).get("Threads")?.parse().ok()
 }
 

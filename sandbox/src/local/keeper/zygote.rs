@@ -78,12 +78,13 @@ pub(super) struct Zygote {
 /// What a zygote is told, in its own words.
 #[derive(Serialize)]
 struct Told<'a> {
-    filters: Vec<&'a Program>,
+    filters: &'a [Program],
     rlimits: &'a [(u32, u64)],
     data_hard: u64,
     nice: i32,
     drop_groups: bool,
     warmup: &'a str,
+    huge_pages: bool,
 }
 
 impl Zygote {
@@ -195,12 +196,13 @@ impl Keeper {
         let (errors, their_errors) = at_step("making a pipe", pipe)?;
         let lockdown = &self.boot.lockdown;
         let told = Told {
-            filters: lockdown.worker_filters(),
+            filters: &lockdown.filters.worker,
             rlimits: &lockdown.limits.numbers,
             data_hard: lockdown.limits.data_hard,
             nice: lockdown.limits.nice,
             drop_groups: self.boot.ids == Ids::Own,
             warmup: &self.boot.zygote.warmup,
+            huge_pages: self.boot.zygote.huge_pages,
         };
         let told = at_step("writing its orders", control::sealed_value(&told))?;
         at_step("sending its orders", control::send(&ours, &(), &[told.as_fd()]))?;

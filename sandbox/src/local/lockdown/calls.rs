@@ -298,17 +298,31 @@ pub(super) const ABSENT: &[i64] = &[
     SYS_memfd_secret,
 ];
 
-/// What the zygote does to itself and to a worker before foreign code runs in it, besides.
-pub(super) const ALLOWED_ZYGOTE: &[i64] = &[
-    SYS_setns,
-    SYS_setgroups,
+/// What the zygote and its keeper do besides, to lock down what they start.
+pub(super) const ZYGOTE: &[i64] = &[
     SYS_capset,
-    SYS_prctl,
-    SYS_setrlimit,
-    SYS_seccomp,
-    SYS_landlock_create_ruleset,
     SYS_landlock_add_rule,
+    SYS_landlock_create_ruleset,
     SYS_landlock_restrict_self,
+    SYS_prctl,
+    SYS_seccomp,
+    SYS_setgroups,
+    SYS_setns,
+    SYS_setrlimit,
+];
+
+/// What a keeper and a new init do besides, to build namespaces and roots. Among those that a
+/// sandbox has a rule of its own for.
+pub(super) const BUILDER: &[i64] = &[
+    SYS_clone,
+    SYS_clone3,
+    SYS_memfd_create,
+    SYS_mount,
+    SYS_pivot_root,
+    SYS_prlimit64,
+    SYS_sethostname,
+    SYS_umount2,
+    SYS_unshare,
 ];
 
 /// Flags of `clone` that make a namespace.

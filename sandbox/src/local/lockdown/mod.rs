@@ -55,15 +55,15 @@ impl Lockdown {
         })
     }
 
-    /// What a worker installs: the filters of a sandbox without those that its zygote is under,
-    /// because they bind its workers as well. Compiling one in the kernel takes longer than most
-    /// other steps of a worker.
-    pub fn worker_filters(&self) -> Vec<&seccomp::Program> {
-        let held = self.filters.zygote.each_ref().map(seccomp::Program::to_hex);
-        self.filters.sandbox.iter().filter(|program| !held.contains(&program.to_hex())).collect()
+    /// Binds a keeper before it starts anything. It must be root of its user namespace.
+    ///
+    /// # Errors
+    /// What the kernel said; the process must then not go on.
+    pub fn bind_keeper(&self) -> rustix::io::Result<()> {
+        self.filters.keeper.iter().try_for_each(seccomp::Program::install)
     }
 
-    /// Binds the calling process, which has one thread, and all it will start. It must have every
+    /// Binds an init, which has one thread, and all it will start. It must have every
     /// capability in its own user namespace, and the ids it is to keep. `rules` were made for the
     /// root it has now.
     ///
@@ -77,7 +77,7 @@ impl Lockdown {
         if let Some(rules) = rules {
             rules.restrict_self()?;
         }
-        self.filters.sandbox.iter().try_for_each(seccomp::Program::install)
+        self.filters.init.iter().try_for_each(seccomp::Program::install)
     }
 
     /// Binds the calling process, which is about to become a zygote by exec.

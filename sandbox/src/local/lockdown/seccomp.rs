@@ -1,14 +1,25 @@
-//! System calls a sandbox may make: an allow-list in three filters.
+//! System calls that processes may make: one allow-list, and what each gives up of it.
+//!
+//! Compiling a long filter in the kernel takes a millisecond, so that is done once per template,
+//! in its keeper; whatever the keeper starts is bound by it from its first instruction. Who then
+//! needs less installs a short filter that takes something away:
+//!
+//! ```text
+//! keeper   may build namespaces and roots
+//! ├ init     gives up building, and all that a sandbox has no use for, before it serves
+//! └ zygote   gives up building, before it runs python
+//!   └ worker   gives up what locked it down
+//! ```
 //!
 //! A filter has one answer for what it forbids, and three are needed. F1 says `ENOSYS` to calls
 //! that libraries try first and have a substitute for; F2 says `EAFNOSUPPORT` to sockets of other
-//! families; F3 allows what stands in the tables below and says `EPERM` to all else. They are
-//! installed in this order. Of two refusals the one installed later is given, so what F1 and F2
-//! answer is allowed by F3.
+//! families; F3 allows what stands in the tables and says `EPERM` to all else. They are installed
+//! in this order. Of two refusals the one installed later is given, so what F1 and F2 answer is
+//! allowed by all others.
 //!
 //! Arguments are compared in 32 bits, because the kernel reads no more of them: a comparison in 64
 //! could be evaded by setting higher bits. A call made as another architecture kills the process,
-//! and numbers of the x32 interface match no table.
+//! and numbers of the x32 interface match no table of what is allowed.
 #![expect(unsafe_code, reason = "installs the filters on the calling thread")]
 
 use std::collections::BTreeMap;
@@ -32,14 +43,18 @@ const DIGITS: usize = 16;
 #[derive(Clone, Debug)]
 pub struct Program(Vec<sock_filter>);
 
-/// The filters of one engine.
+/// The filters of one template: what each process adds to those of the process that started it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Filters {
-    /// F1, F2, F3 of everything that runs foreign code: workers, commands, and init itself.
-    pub sandbox: [Program; 3],
-    /// The same for the process that imports a template's packages and forks workers. Installed
-    /// before its exec, and still in force in workers.
-    pub zygote: [Program; 3],
+    /// F1, F2 and F3 of the keeper.
+    pub keeper: Vec<Program>,
+    /// Of an init, and so of every command: after it a process may do what a sandbox may.
+    pub init: Vec<Program>,
+    /// Of the process that imports a template's packages and forks workers. Installed before its
+    /// exec.
+    pub zygote: Vec<Program>,
+    /// Of a worker, on top of its zygote's: after it, as after `init`.
+    pub worker: Vec<Program>,
 }
 
 /// Whether anonymous files in memory may be made.
@@ -72,15 +87,32 @@ impl Filters {
     /// # Errors
     /// [`NotCompiled`] on an architecture whose system calls are not known here.
     pub fn compile(files: AnonymousFiles, clone: ZygoteClone) -> Result<Self, NotCompiled> {
-        let sandbox = [absent(None)?, families()?, allowed(files, Who::Sandbox)?];
-        let zygote = match clone {
-            ZygoteClone::Legacy => [absent(None)?, families()?, allowed(files, Who::Zygote(&[]))?],
-            ZygoteClone::IntoGroup => {
-                let clone3 = libc::SYS_clone3;
-                [absent(Some(clone3))?, families()?, allowed(files, Who::Zygote(&[clone3]))?]
-            }
-        };
-        Ok(Self { sandbox, zygote })
+        let absent = calls::ABSENT.iter().copied().filter(|call| *call != libc::SYS_clone3);
+        let absent: Vec<i64> = absent.collect();
+        let no_clone3 = || refuse(&[libc::SYS_clone3], Errno::NOSYS);
+        let inside = || without(&[calls::BUILDER, calls::ZYGOTE], Kept::Sandbox, files);
+        let mut zygote = vec![without(&[calls::BUILDER], Kept::Zygote, files)?];
+        let mut worker = vec![inside()?];
+        match clone {
+            ZygoteClone::Legacy => zygote.insert(0, no_clone3()?),
+            ZygoteClone::IntoGroup => worker.insert(0, no_clone3()?),
+        }
+        Ok(Self {
+            keeper: vec![refuse(&absent, Errno::NOSYS)?, families()?, allowed()?],
+            init: vec![no_clone3()?, inside()?],
+            zygote,
+            worker,
+        })
+    }
+
+    /// All that binds an init and what it starts, in the order of installation.
+    pub fn of_init(&self) -> impl Iterator<Item = &Program> {
+        self.keeper.iter().chain(&self.init)
+    }
+
+    /// All that binds a worker and what it starts, in the order of installation.
+    pub fn of_worker(&self) -> impl Iterator<Item = &Program> {
+        self.keeper.iter().chain(&self.zygote).chain(&self.worker)
     }
 }
 
@@ -98,6 +130,12 @@ impl Program {
             }
         }
         text
+    }
+
+    /// Operation, steps forward if it is met and if not, operand of each instruction.
+    #[cfg(test)]
+    pub(super) fn instructions(&self) -> impl Iterator<Item = (u16, u8, u8, u32)> {
+        self.0.iter().map(|one| (one.code, one.jt, one.jf, one.k))
     }
 
     fn from_hex(text: &str) -> Option<Self> {
@@ -148,22 +186,21 @@ impl<'de> Deserialize<'de> for Program {
     }
 }
 
-/// Whose F3 it is.
-#[derive(Clone, Copy, Debug)]
-enum Who<'a> {
+/// What somebody may still do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// What locks a worker down.
+    Zygote,
+    /// What foreign code may do.
     Sandbox,
-    /// With further calls.
-    Zygote(&'a [i64]),
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// F1: calls with a substitute, but `except`.
-fn absent(except: Option<i64>) -> Result<Program, NotCompiled> {
-    let calls = calls::ABSENT.iter().copied();
-    let rules: Rules =
-        calls.filter(|call| Some(*call) != except).map(|call| (call, vec![])).collect();
-    compile(rules, SeccompAction::Allow, errno(Errno::NOSYS))
+/// Refuses these calls, whatever their arguments.
+fn refuse(calls: &[i64], answer: Errno) -> Result<Program, NotCompiled> {
+    let rules = calls.iter().map(|call| (*call, vec![])).collect();
+    compile(rules, SeccompAction::Allow, errno(answer))
 }
 
 /// F2: sockets of families other than UNIX, INET and INET6. Namespaces do not cover all of the
@@ -180,40 +217,53 @@ fn families() -> Result<Program, NotCompiled> {
 }
 
 /// F3.
-fn allowed(files: AnonymousFiles, who: Who<'_>) -> Result<Program, NotCompiled> {
-    let mut rules: Rules = calls::ALLOWED
-        .iter()
-        .chain(calls::ALLOWED_OLD)
-        .chain(calls::ABSENT)
-        .map(|number| (*number, vec![]))
-        .collect();
-    if files == AnonymousFiles::Allowed {
-        rules.insert(libc::SYS_memfd_create, vec![]);
-    }
+fn allowed() -> Result<Program, NotCompiled> {
+    let tables = [calls::ALLOWED, calls::ALLOWED_OLD, calls::ABSENT, calls::ZYGOTE, calls::BUILDER];
+    let mut rules: Rules = tables.concat().into_iter().map(|number| (number, vec![])).collect();
     rules.insert(libc::SYS_ioctl, ioctls()?);
     rules.insert(libc::SYS_socket, sockets()?);
-    rules.insert(libc::SYS_socketpair, sockets()?);
+    let mut pairs = sockets()?;
+    pairs.push(packets()?);
+    rules.insert(libc::SYS_socketpair, pairs);
     rules.insert(libc::SYS_personality, personalities()?);
-    match who {
-        Who::Sandbox => {
-            rules.insert(libc::SYS_clone, clones(calls::CLONE_FORBIDDEN)?);
-            rules.insert(libc::SYS_prlimit64, own_limits_but_core()?);
-            rules.insert(libc::SYS_setrlimit, vec![all(vec![not_core(0)?])?]);
-            rules.insert(libc::SYS_prctl, process_options()?);
-        }
-        Who::Zygote(more) => {
-            rules.insert(libc::SYS_clone, clones(calls::CLONE_FORBIDDEN_ZYGOTE)?);
-            rules.insert(libc::SYS_prlimit64, vec![all(vec![when(0, Dword, Eq, 0)?])?]);
-            let calls = calls::ALLOWED_ZYGOTE.iter().copied();
-            rules.extend(calls.chain(more.iter().copied()).map(|call| (call, vec![])));
-        }
-    }
     compile(rules, errno(Errno::PERM), SeccompAction::Allow)
 }
 
-/// `clone` with none of these flags.
+/// Takes away the calls of `tables`, and arguments of others that are not for who is left.
+fn without(tables: &[&[i64]], kept: Kept, files: AnonymousFiles) -> Result<Program, NotCompiled> {
+    // Those that a sandbox keeps with some arguments, and `clone3`, which is refused in words of
+    // its own.
+    const BY_ARGUMENTS: [i64; 4] =
+        [libc::SYS_clone3, libc::SYS_prctl, libc::SYS_setrlimit, libc::SYS_memfd_create];
+    let calls = tables.concat().into_iter().filter(|call| !BY_ARGUMENTS.contains(call));
+    let mut rules: Rules = calls.map(|call| (call, vec![])).collect();
+    if files == AnonymousFiles::Forbidden {
+        rules.insert(libc::SYS_memfd_create, vec![]);
+    }
+    rules.insert(libc::SYS_socketpair, vec![packets()?]);
+    let others_limits = all(vec![when(0, Dword, Ne, 0)?])?;
+    match kept {
+        Kept::Zygote => {
+            rules.insert(libc::SYS_clone, clones(calls::CLONE_FORBIDDEN_ZYGOTE)?);
+            rules.insert(libc::SYS_prlimit64, vec![others_limits]);
+        }
+        Kept::Sandbox => {
+            rules.insert(libc::SYS_clone, clones(calls::CLONE_FORBIDDEN)?);
+            // With another's id a worker could set the limits of init. Core files stay as they
+            // were set; asking for any limit of one's own is fine.
+            let core_set = all(vec![core(1)?, when(2, Qword, Ne, 0)?])?;
+            rules.insert(libc::SYS_prlimit64, vec![others_limits, core_set]);
+            rules.insert(libc::SYS_setrlimit, vec![all(vec![core(0)?])?]);
+            rules.insert(libc::SYS_prctl, other_process_options()?);
+        }
+    }
+    compile(rules, SeccompAction::Allow, errno(Errno::PERM))
+}
+
+/// `clone` with any of these flags.
 fn clones(forbidden: u64) -> Result<Vec<SeccompRule>, BackendError> {
-    Ok(vec![all(vec![when(0, Dword, MaskedEq(forbidden), 0)?])?])
+    let flags = (0..u64::BITS).map(|bit| 1 << bit).filter(|flag| forbidden & flag != 0);
+    flags.map(|flag| all(vec![when(0, Dword, MaskedEq(flag), flag)?])).collect()
 }
 
 /// Not those that put words into a terminal's mouth or change how it reads.
@@ -222,10 +272,17 @@ fn ioctls() -> Result<Vec<SeccompRule>, BackendError> {
     Ok(vec![all(others.into_iter().collect::<Result<_, _>>()?)?])
 }
 
+/// The type of a socket; above it are flags.
+const TYPE_MASK: u64 = 0xf;
+
+/// Pairs of sockets that keep packets apart, over which the processes of an engine speak.
+fn packets() -> Result<SeccompRule, BackendError> {
+    const KIND: u64 = libc::SOCK_SEQPACKET.unsigned_abs() as u64;
+    all(vec![when(1, Dword, MaskedEq(TYPE_MASK), KIND)?])
+}
+
 /// Streams and datagrams of TCP, UDP and UNIX: no raw sockets, no ping, no MPTCP.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
-    /// Above it are flags.
-    const TYPE_MASK: u64 = 0xf;
     let types = [libc::SOCK_STREAM, libc::SOCK_DGRAM].map(|kind| u64::from(kind.unsigned_abs()));
     let protocols = [libc::IPPROTO_IP, libc::IPPROTO_TCP, libc::IPPROTO_UDP]
         .map(|which| u64::from(which.unsigned_abs()));
@@ -248,20 +305,15 @@ fn personalities() -> Result<Vec<SeccompRule>, BackendError> {
     [LINUX, ASK].into_iter().map(|which| all(vec![when(0, Dword, Eq, which)?])).collect()
 }
 
-/// Of this process only: with another's id a worker could set the limits of init. Core files stay
-/// as they were set; asking for any limit is fine.
-fn own_limits_but_core() -> Result<Vec<SeccompRule>, BackendError> {
-    let own = || when(0, Dword, Eq, 0);
-    Ok(vec![all(vec![own()?, not_core(1)?])?, all(vec![own()?, when(2, Qword, Eq, 0)?])?])
+fn core(argument: u8) -> Result<SeccompCondition, BackendError> {
+    when(argument, Dword, Eq, u64::from(libc::RLIMIT_CORE))
 }
 
-fn not_core(argument: u8) -> Result<SeccompCondition, BackendError> {
-    when(argument, Dword, Ne, u64::from(libc::RLIMIT_CORE))
-}
-
-fn process_options() -> Result<Vec<SeccompRule>, BackendError> {
+/// `prctl` with an option that is not allowed.
+fn other_process_options() -> Result<Vec<SeccompRule>, BackendError> {
     let options = calls::PRCTL_ALLOWED.iter();
-    options.map(|option| all(vec![when(0, Dword, Eq, u64::from(option.unsigned_abs()))?])).collect()
+    let others = options.map(|option| when(0, Dword, Ne, u64::from(option.unsigned_abs())));
+    Ok(vec![all(others.collect::<Result<_, _>>()?)?])
 }
 
 fn when(

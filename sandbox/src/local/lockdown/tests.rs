@@ -28,7 +28,11 @@ fn call(number: i64, args: [i64; 4]) -> Result<i64, Errno> {
 }
 
 /// Runs `body` in a thread under `programs`.
-fn under<T: Send>(programs: &[Program], body: impl FnOnce() -> T + Send) -> T {
+fn under<'a, T: Send>(
+    programs: impl IntoIterator<Item = &'a Program>,
+    body: impl FnOnce() -> T + Send,
+) -> T {
+    let programs: Vec<&Program> = programs.into_iter().collect();
     thread::scope(|scope| {
         let bound = scope.spawn(|| {
             caps::no_new_privileges().unwrap();
@@ -107,7 +111,7 @@ fn calls_outside_of_the_tables_are_refused_as_written() {
         libc::SYS_vmsplice,
     ];
 
-    let answers = under(&filters().sandbox, || {
+    let answers = under(filters().of_init(), || {
         let ask = |number: &i64| (*number, call(*number, [0; 4]));
         (ABSENT.iter().map(ask).collect::<Vec<_>>(), REFUSED.iter().map(ask).collect::<Vec<_>>())
     });
@@ -123,7 +127,7 @@ fn calls_outside_of_the_tables_are_refused_as_written() {
 fn numbers_of_the_x32_interface_and_of_io_ports_are_refused() {
     const X32: i64 = 0x4000_0000;
 
-    let answers = under(&filters().sandbox, || {
+    let answers = under(filters().of_init(), || {
         [X32 + libc::SYS_getpid, libc::SYS_ioperm, libc::SYS_iopl]
             .map(|number| call(number, [0; 4]))
     });
@@ -169,7 +173,8 @@ fn arguments_decide_and_higher_bits_change_nothing() {
         ((libc::SYS_clone, [libc::CLONE_THREAD.into(), 0, 0, 0]), Err(Errno::INVAL)),
     ];
 
-    let answers = under(&filters().sandbox, || cases.map(|((number, args), _)| call(number, args)));
+    let answers =
+        under(filters().of_init(), || cases.map(|((number, args), _)| call(number, args)));
 
     for (((number, args), want), answer) in cases.into_iter().zip(answers) {
         assert_eq!(answer, want, "call {number} with {args:x?}");
@@ -182,8 +187,8 @@ fn anonymous_files_are_refused_where_nothing_bounds_them() {
     let unbound = Filters::compile(AnonymousFiles::Forbidden, ZygoteClone::Legacy).unwrap();
 
     // Allowed, it faults on the name that is null.
-    assert_eq!(under(&filters().sandbox, make), Err(Errno::FAULT));
-    assert_eq!(under(&unbound.sandbox, make), Err(Errno::PERM));
+    assert_eq!(under(filters().of_init(), make), Err(Errno::FAULT));
+    assert_eq!(under(unbound.of_init(), make), Err(Errno::PERM));
 }
 
 #[test]
@@ -204,8 +209,9 @@ fn the_zygote_can_do_what_it_must_and_no_more() {
     const NOT: [Result<i64, Errno>; 4] = [Err(Errno::PERM); 4];
     let into_group = Filters::compile(AnonymousFiles::Allowed, ZygoteClone::IntoGroup).unwrap();
 
-    let legacy = under(&filters().zygote, ask);
-    let newer = under(&into_group.zygote, ask);
+    let of_zygote = |filters: &Filters| [filters.keeper.clone(), filters.zygote.clone()].concat();
+    let legacy = under(&of_zygote(&filters()), ask);
+    let newer = under(&of_zygote(&into_group), ask);
 
     assert_eq!(legacy[..3], [Err(Errno::BADF), Err(Errno::INVAL), Err(Errno::INVAL)]);
     assert_eq!(newer[..3], legacy[..3]);
@@ -215,10 +221,7 @@ fn the_zygote_can_do_what_it_must_and_no_more() {
 
 #[test]
 fn a_worker_forked_by_the_zygote_can_still_install_its_own_filters() {
-    let Filters { sandbox, zygote } = filters();
-    let both: Vec<Program> = zygote.into_iter().chain(sandbox).collect();
-
-    let (unshare, status) = under(&both, || {
+    let (unshare, status) = under(filters().of_worker(), || {
         (call(libc::SYS_unshare, [0; 4]), fs::read_to_string("/proc/thread-self/status").unwrap())
     });
 
@@ -227,8 +230,84 @@ fn a_worker_forked_by_the_zygote_can_still_install_its_own_filters() {
 }
 
 #[test]
+fn a_worker_and_an_init_may_do_the_same() {
+    let bits = (0..32).map(|bit| 1 << bit);
+    let words: Vec<u64> = bits.chain(0..64).chain([0xffff_ffff, 0x1_0000_0000]).collect();
+    let modes = [AnonymousFiles::Allowed, AnonymousFiles::Forbidden]
+        .into_iter()
+        .flat_map(|files| [(files, ZygoteClone::Legacy), (files, ZygoteClone::IntoGroup)]);
+    for (files, clone) in modes {
+        let filters = Filters::compile(files, clone).unwrap();
+        let by_arguments = [
+            libc::SYS_clone,
+            libc::SYS_ioctl,
+            libc::SYS_personality,
+            libc::SYS_prctl,
+            libc::SYS_prlimit64,
+            libc::SYS_setrlimit,
+            libc::SYS_socket,
+            libc::SYS_socketpair,
+        ];
+        for number in 0..=500 {
+            let words = if by_arguments.contains(&number) { &words[..] } else { &words[..1] };
+            let number = u32::try_from(number).unwrap();
+            for word in words {
+                for args in [[*word, 0, 0], [0, *word, 8], [1, 1, *word]] {
+                    let answer = |programs: Vec<&Program>| verdict(&programs, number, args);
+                    let init = answer(filters.of_init().collect());
+                    let worker = answer(filters.of_worker().collect());
+                    assert_eq!(init, worker, "call {number} with {args:x?}");
+                }
+            }
+        }
+    }
+}
+
+/// What the kernel does with a call under these filters, the last of them installed last.
+fn verdict(programs: &[&Program], number: u32, args: [u64; 3]) -> u32 {
+    const ACTION: u32 = 0xffff_0000;
+    let answers = programs.iter().map(|program| run(program, number, args));
+    // The action is signed, the least wins, and of equals the one installed later.
+    answers.rev().min_by_key(|answer| (answer & ACTION).cast_signed()).unwrap()
+}
+
+/// Runs a program as the kernel would: the instructions that filters consist of.
+fn run(program: &Program, number: u32, args: [u64; 3]) -> u32 {
+    const ARCH: u32 = if cfg!(target_arch = "x86_64") { 0xc000_003e } else { 0xc000_00b7 };
+    let code: Vec<(u16, u8, u8, u32)> = program.instructions().collect();
+    let (mut at, mut held) = (0, 0_u32);
+    loop {
+        let (op, yes, no, k) = code[at];
+        at += 1;
+        let jump = |met: bool| usize::from(if met { yes } else { no });
+        match op {
+            0x20 => {
+                held = match k {
+                    0 => number,
+                    4 => ARCH,
+                    16..40 => {
+                        let word = args[(k as usize - 16) / 8];
+                        let half = if k % 8 == 0 { word } else { word >> 32 };
+                        u32::try_from(half & 0xffff_ffff).unwrap()
+                    }
+                    _ => panic!("reads at {k}"),
+                }
+            }
+            0x05 => at += k as usize,
+            0x15 => at += jump(held == k),
+            0x25 => at += jump(held > k),
+            0x35 => at += jump(held >= k),
+            0x45 => at += jump(held & k != 0),
+            0x54 => held &= k,
+            0x06 => return k,
+            _ => panic!("does {op:#x}"),
+        }
+    }
+}
+
+#[test]
 fn a_filter_is_the_same_after_its_way_to_another_process() {
-    let [_, _, allowed] = filters().sandbox;
+    let allowed = filters().keeper.pop().unwrap();
 
     let text = serde_json::to_string(&allowed).unwrap();
 
@@ -246,7 +325,7 @@ fn files_outside_of_the_rules_cannot_be_touched() {
     fs::write(&elsewhere, "x").unwrap();
     assert!(base.starts_with("/tmp"), "TMPDIR is not /tmp, which the rules name");
 
-    let (own, read, write, execute, procfs) = under(&[], || {
+    let (own, read, write, execute, procfs) = under([], || {
         Ruleset::new(support).unwrap().restrict_self().unwrap();
         (
             fs::write(&base, "x").and_then(|()| fs::remove_file(&base)),
@@ -280,7 +359,7 @@ fn no_capability_is_left_and_none_can_come_back() {
     let is_root = rustix::process::geteuid().is_root();
 
     let (given_up, status) =
-        under(&[], || (caps::give_up(), fs::read_to_string("/proc/thread-self/status").unwrap()));
+        under([], || (caps::give_up(), fs::read_to_string("/proc/thread-self/status").unwrap()));
 
     if is_root {
         given_up.unwrap();

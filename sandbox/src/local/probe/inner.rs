@@ -209,7 +209,7 @@ fn try_seccomp() -> Attempt {
         let filters = Filters::compile(AnonymousFiles::Allowed, ZygoteClone::Legacy)
             .map_err(io::Error::other)?;
         caps::no_new_privileges()?;
-        filters.sandbox.iter().try_for_each(Program::install)?;
+        filters.of_init().try_for_each(Program::install)?;
         Ok(())
     };
     attempt(run_child(
