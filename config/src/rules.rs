@@ -111,6 +111,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("telemetry.log", Text),
     ("telemetry.log_format", OneOf(&["auto", "human", "json"])),
     ("http.listen", Address),
+    ("http.token_file", Text),
     ("drain.executions_max_s", Number(0.0, 3_600.0)),
 ];
 

@@ -406,11 +406,14 @@ pub enum LogFormat {
 }
 
 /// The HTTP face.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// A file whose first line is the token of whoever may use `/mcp`.
+    #[serde(deserialize_with = "unless_empty")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How a node leaves.

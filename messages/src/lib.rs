@@ -10,8 +10,11 @@ pub mod time;
 pub mod codec;
 pub mod envelope;
 pub mod problem;
+pub mod progress;
 pub mod refusal;
+pub mod schema;
 pub mod subject;
+pub mod tool;
 
 pub mod agent;
 pub mod deployment;

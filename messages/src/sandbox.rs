@@ -355,6 +355,16 @@ impl Request for GetStatus {
 pub struct Terminate {
     /// Which sandbox.
     pub sandbox_id: SandboxId,
+    /// Changes nothing: whatever runs in a sandbox that ends is killed at once either way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl Terminate {
+    /// Of this sandbox.
+    pub const fn of(sandbox_id: SandboxId) -> Self {
+        Self { sandbox_id, force: None }
+    }
 }
 
 /// The end of a sandbox.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::exec::Exec;
+use sandpit_messages::exec::{Exec, Language};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{Create, List};
 use sandpit_messages::template::{CHUNK_MAX, TemplateImport};
 use sandpit_sandbox::provider::{Piece, Work};
+use serde_json::Value;
 
 use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
@@ -227,9 +228,12 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
                 return Err(invalid("stdin", "with code", "stdin only with a command"));
             }
             at_most("code", code.len(), TEXT_MAX)?;
-            Work::Cell { code, params: ask.params.as_ref().map(canonical) }
+            code_of(code, ask.language.unwrap_or(Language::Python), ask.params.as_ref())?
         }
         (None, Some(command)) => {
+            if ask.language.is_some() {
+                return Err(invalid("language", "with a command", "language only with code"));
+            }
             if ask.params.is_some() {
                 return Err(invalid("params", "with a command", "params only with code"));
             }
@@ -242,6 +246,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
     within("timeout", timeout, 1..=HOUR)?;
     let output_max = ask.max_output_bytes.unwrap_or(OUTPUT_MAX);
     within("max_output_bytes", output_max, 0..=OUTPUT_MAX)?;
+    let captures = ask.capture_output.unwrap_or(true);
     if let Some(cache) = ask.cache {
         within("cache.max_age_s", cache.max_age_s, 1..=300)?;
         if let Place::Held(_) = place {
@@ -249,7 +254,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
             let expected = "cache only with a template: what ran before makes a difference";
             return Err(invalid("cache", came, expected));
         }
-        if ask.stream {
+        if ask.stream || !captures {
             return Err(invalid("stream", "with cache", "one of them"));
         }
     }
@@ -263,6 +268,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         tenant,
         place,
         work,
+        id: ask.execution_id,
         files: files(ask.files)?,
         env: ask.env_vars,
         cwd: ask.cwd,
@@ -270,8 +276,19 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         time_max: Duration::from_secs(timeout.into()),
         cache: ask.cache.map(|cache| Duration::from_secs(cache.max_age_s.into())),
         output_max,
-        stream: ask.stream,
+        stream: ask.stream || !captures,
     }))
+}
+
+fn code_of(code: String, language: Language, params: Option<&Value>) -> Result<Work, Refusal> {
+    if language != Language::Python && params.is_some() {
+        return Err(invalid("params", "with another language", "params only with Python"));
+    }
+    Ok(match language {
+        Language::Python => Work::Cell { code, params: params.map(canonical) },
+        Language::Sh => Work::Line(code),
+        Language::Node => Work::Program(vec!["node".to_owned(), "-e".to_owned(), code]),
+    })
 }
 
 fn work_of(command: String, args: Option<Vec<String>>) -> Result<Work, Refusal> {

@@ -3,13 +3,15 @@
 mod agents;
 mod checks;
 mod deployments;
+mod dialect;
 mod keyed;
+mod read;
 mod service;
 mod templates;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -31,8 +33,10 @@ use sandpit_messages::sandbox::{
 use sandpit_messages::subject::{self, Request};
 use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use sandpit_messages::time::{Moment, Now, WallTime};
+use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
+use schemars::JsonSchema;
 pub use service::service;
 
 use crate::agent::AgentActor;
@@ -117,13 +121,16 @@ impl Entry {
 
     async fn answer(self, request: Arrived) -> Reply {
         let codec = codec_of(&request.message);
-        let (verb, sandbox) = match ingress::asked(&request.message) {
-            Ok(asked) => (service::verb_of(asked.verb).to_owned(), asked.sandbox),
+        let (verb, tool, sandbox) = match ingress::asked(&request.message) {
+            Ok(asked) => match Tool::named(asked.verb) {
+                Some(tool) => (tool.verb.to_owned(), Some(tool), asked.sandbox),
+                None => (asked.verb.to_owned(), None, asked.sandbox),
+            },
             Err(refusal) => return Reply::refused(codec, &refusal),
         };
         // On a node without accounts everything belongs to one tenant.
         let (tenant, until) = (Tenant::local(), self.until(&request));
-        let call = Call { request, codec, sandbox, tenant, until };
+        let call = Call { request, codec, sandbox, tool, tenant, until, key: OnceLock::new() };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
             "create" | "exec" | "agent" | "replay" | "export" | "deploy" | "scale"
@@ -174,7 +181,7 @@ impl Entry {
     /// Reads a request, has it answered by `work`, and writes the answer.
     async fn respond<R, F>(&self, call: &Call, work: impl FnOnce(R) -> F) -> Reply
     where
-        R: Request,
+        R: Request + JsonSchema,
         F: Future<Output = Result<R::Reply, Refusal>>,
     {
         let (clock, message) = (self.ports.clock, &call.request.message);
@@ -182,7 +189,7 @@ impl Entry {
         let asked = if call.request.until <= now {
             Err(Refusal::TooLate { late: now.since(call.request.until) })
         } else {
-            ingress::read::<R>(message, call.sandbox)
+            self.read::<R>(call).await
         };
         let answer = match asked {
             Ok(ask) => {
@@ -211,11 +218,16 @@ impl Entry {
         self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
     }
 
-    async fn acquire(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
         checks::place(&ask, provider.descriptor().kind)?;
+        if provider.resolve(&ask.template).is_none()
+            && let Some(template) = dialect::template(&ask.template)
+        {
+            template.clone_into(&mut ask.template);
+        }
         let order = checks::create(self.settle_template(ask, until).await?, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
@@ -248,11 +260,17 @@ impl Entry {
             ask.template = Some(known);
         }
         let is_fresh = ask.sandbox_id.is_none();
+        let captures = ask.capture_output.unwrap_or(true);
         let running = async {
             let order = checks::exec(ask, call.tenant.clone())?;
             let run = Run { order, until: call.until };
             let result = self.ports.exec.ask_settled(run).await??;
-            Ok(fit(call.codec, Arc::unwrap_or_clone(result)))
+            let mut result = Arc::unwrap_or_clone(result);
+            if !captures {
+                result.stdout.clear();
+                result.stderr.clear();
+            }
+            Ok(fit(call.codec, result))
         };
         match is_fresh {
             true => self.keyed.once_claimed::<Exec>(call, request, running).await,
@@ -393,9 +411,13 @@ struct Call {
     codec: Codec,
     /// The sandbox its subject names.
     sandbox: Option<SandboxId>,
+    /// The tool under whose own name it was asked.
+    tool: Option<&'static Tool>,
     tenant: Tenant,
     /// Until when an actor may take.
     until: Moment,
+    /// An idempotency key that came among the arguments.
+    key: OnceLock<String>,
 }
 
 const MIB: f64 = 1_048_576.0;

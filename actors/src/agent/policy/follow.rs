@@ -63,7 +63,7 @@ impl Following {
         let joined = lived.filter(|(known, _)| *known == feed).map(|(_, seq)| seq);
         Self {
             // Of its own replay it misses nothing.
-            joined: joined.or(matches!(order.feed, Feed::Own { .. }).then_some(0)),
+            joined: joined.or_else(|| matches!(order.feed, Feed::Own { .. }).then_some(0)),
             feed,
             source: None,
             node: None,
