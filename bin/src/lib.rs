@@ -8,6 +8,7 @@ pub mod demo;
 pub mod http;
 pub mod limits;
 pub mod market;
+pub mod mcp;
 pub mod node;
 pub mod session;
 pub mod settings;

@@ -77,6 +77,9 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("agent.restarts_max", Whole(0, 100)),
     ("agent.ended_kept_s", Number(1.0, 86_400.0)),
     ("reaper.sweep_s", Number(1.0, 3_600.0)),
+    ("scaler.instances_max", Whole(1, 10_000)),
+    ("scaler.deployments_max", Whole(1, 10_000)),
+    ("scaler.drain_max_s", Number(0.0, 600.0)),
     ("provider.local.python", Text),
     ("provider.local.uid_base", Whole(65_536, 4_000_000_000)),
     ("provider.local.cgroup", OneOf(&["auto", "none"])),
@@ -108,6 +111,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("telemetry.log", Text),
     ("telemetry.log_format", OneOf(&["auto", "human", "json"])),
     ("http.listen", Address),
+    ("http.token_file", Text),
     ("drain.executions_max_s", Number(0.0, 3_600.0)),
 ];
 

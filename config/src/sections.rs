@@ -36,6 +36,8 @@ pub struct Config {
     pub paper: PaperConfig,
     /// `[agent]`.
     pub agent: AgentConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -223,6 +225,19 @@ pub struct AgentConfig {
     pub ended_kept: Duration,
 }
 
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
+}
+
 /// Where code runs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -391,11 +406,14 @@ pub enum LogFormat {
 }
 
 /// The HTTP face.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// A file whose first line is the token of whoever may use `/mcp`.
+    #[serde(deserialize_with = "unless_empty")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How a node leaves.

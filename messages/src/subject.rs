@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::id::{ExecId, NodeId, SandboxId};
+use crate::id::{ExecId, NodeId, RequestId, SandboxId};
 use crate::market::FeedName;
 
 /// Everything any node of the nearest region answers.
@@ -132,6 +132,16 @@ pub fn outputs(sandbox: SandboxId) -> String {
     format!("sandpit.v1.out.{sandbox}.*.*")
 }
 
+/// Where the output of one execution is published, for whoever knows it and not its sandbox.
+pub fn outputs_of(exec: ExecId) -> String {
+    format!("sandpit.v1.out.*.{exec}.*")
+}
+
+/// Where the progress of one request is told while it is answered.
+pub fn progress(request: RequestId) -> String {
+    format!("sandpit.v1.out.progress.{request}")
+}
+
 /// Reads the subject of a chunk of output; `None` for any other.
 pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
     let words: Vec<&str> = subject.split('.').collect();
@@ -177,6 +187,7 @@ pub fn template(subject: &str) -> Cow<'_, str> {
         ["sandpit", "v1", "node", _, "sbx", _, verb] => {
             format!("sandpit.v1.node.{{node}}.sbx.{{sandbox}}.{verb}").into()
         }
+        ["sandpit", "v1", "out", "progress", _] => "sandpit.v1.out.progress.{request}".into(),
         ["sandpit", "v1", "out", _, _, stream] => {
             format!("sandpit.v1.out.{{sandbox}}.{{exec}}.{stream}").into()
         }
@@ -240,6 +251,8 @@ impl Patience {
     pub const LOOK: Self = Self::secs(2, 10);
     /// Create, terminate.
     pub const CHANGE: Self = Self::secs(10, 60);
+    /// Deployments and swarms: what takes longer is answered as it stands, and goes on.
+    pub const FLEET: Self = Self::secs(60, 120);
     /// Executions: their own time limit (at most 3,600 s) and 10 s for the way.
     pub const RUN: Self = Self::secs(60, 3_610);
 

@@ -3,8 +3,11 @@
 mod agents;
 mod cli;
 mod compose;
+mod conformance;
 mod foreign;
 mod leaving;
 mod node;
+mod npm;
 mod telemetry;
+mod tools;
 mod venv;

@@ -4,6 +4,7 @@
 mod agents;
 mod bus;
 mod contract;
+mod deployments;
 mod execs;
 mod faults;
 mod keys;

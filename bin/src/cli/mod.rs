@@ -12,6 +12,7 @@ mod doctor;
 mod env;
 mod exec;
 mod market;
+mod mcp;
 mod pool;
 mod probe;
 mod sandbox;
@@ -70,6 +71,9 @@ enum Verb {
     Doctor,
     /// Say whether a node answers; for whoever keeps containers alive.
     Probe,
+    /// Serve the tools to an assistant over the Model Context Protocol, on standard input and
+    /// output. Joins the running node, or starts one that leaves with the assistant.
+    Mcp,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
@@ -127,6 +131,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Market(verb) => verb.run(&settings, out),
         Verb::Agent(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Mcp => mcp::run(&settings, out),
         Verb::Env => env::run(&settings, out),
     }
 }
