@@ -274,7 +274,7 @@ impl Agents {
                 Ok(agent) => {
                     let run = &mut agent.run;
                     if run.exec == exec && run.is_at_work() && until > now {
-                        run.awaiting.push((ticket, until));
+                        run.waiting.push((ticket, until));
                     } else {
                         effects.push(Effect::Show { ticket, agent: run.order.agent });
                     }

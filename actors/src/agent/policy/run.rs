@@ -29,7 +29,7 @@ pub(super) struct Run {
     /// Who wanted it, until it listens.
     pub(super) launching: Option<Ticket>,
     /// Who waits for its end.
-    pub(super) awaiting: Vec<(Ticket, Moment)>,
+    pub(super) waiting: Vec<(Ticket, Moment)>,
     /// What the program was shown, the latest last: shown again if it must begin again.
     pub(super) history: VecDeque<Arc<Bar>>,
     /// Bars seen, history included.
@@ -79,7 +79,7 @@ impl Run {
             following,
             stage: Stage::Learning,
             launching: Some(ticket),
-            awaiting: Vec::new(),
+            waiting: Vec::new(),
             history: VecDeque::new(),
             rows: 0,
             days: None,
@@ -406,7 +406,7 @@ impl Agent {
         if let Some(ticket) = run.launching.take() {
             effects.push(Effect::Launched { ticket, exec: run.exec });
         }
-        for (ticket, _) in run.awaiting.drain(..) {
+        for (ticket, _) in run.waiting.drain(..) {
             effects.push(Effect::Show { ticket, agent });
         }
         effects.push(Effect::Ended { agent });
@@ -415,7 +415,7 @@ impl Agent {
     /// Shows who waited long enough how it is.
     fn show_late(&mut self, now: Moment, effects: &mut Vec<Effect>) {
         let agent = self.run.order.agent;
-        self.run.awaiting.retain(|(ticket, until)| {
+        self.run.waiting.retain(|(ticket, until)| {
             let late = *until <= now;
             if late {
                 effects.push(Effect::Show { ticket: *ticket, agent });
@@ -435,8 +435,8 @@ impl Agent {
             Stage::Pausing { until, .. } => Some(until),
             Stage::Learning | Stage::Opening { .. } | Stage::Ready | Stage::Shown { .. } => None,
         };
-        let awaiting = run.awaiting.iter().map(|(_, until)| *until).min();
-        [stage, awaiting, run.following.next_deadline(limits)].into_iter().flatten().min()
+        let waiting = run.waiting.iter().map(|(_, until)| *until).min();
+        [stage, waiting, run.following.next_deadline(limits)].into_iter().flatten().min()
     }
 }
 
