@@ -10,6 +10,7 @@ use sandpit_config::{
     TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
+use sandpit_sandbox::fetch::Source;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::template::built_in;
 use sandpit_sandbox::provider::Limits;
@@ -123,8 +124,19 @@ pub fn local(config: &Config, node: NodeId, data: &Path) -> Result<Options, Temp
         huge_pages: local.huge_pages,
         bounds: bounds(local),
         templates: templates.collect::<Result<_, _>>()?,
-        layers: Layers::default(),
+        layers: layers(local),
     })
+}
+
+fn layers(local: &LocalConfig) -> Layers {
+    Layers {
+        source: local.layer_wheels.clone().map_or(Source::Index, Source::Folder),
+        kept_max: local.layers_max,
+        setup_max: local.setup_max,
+        data_max: local.export_max,
+        archive_max: local.import_max,
+        ..Layers::default()
+    }
 }
 
 fn bounds(local: &LocalConfig) -> Bounds {

@@ -9,4 +9,5 @@ mod keys;
 mod requests;
 mod rig;
 mod supervision;
+mod templates;
 mod trace;

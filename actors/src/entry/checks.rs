@@ -96,6 +96,11 @@ pub(super) fn template_name(name: &str) -> Result<(), Refusal> {
     if fine { Ok(()) } else { Err(invalid("template_name", name, expected)) }
 }
 
+/// A name that a configured template has.
+pub(super) fn taken(name: &str) -> Refusal {
+    invalid("template_name", name, "a name that no template of the settings has")
+}
+
 /// A piece of an archive.
 pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
     if let Some(name) = &ask.template_name {

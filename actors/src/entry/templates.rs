@@ -38,7 +38,9 @@ impl Entry {
         }
         if !packages.is_empty() {
             let layer = Layer { packages, ..Layer::on(ask.template) };
-            ask.template = layers::built(provider, pool, *clock, layer, until).await?.name;
+            // Rare, and large: the usual create must not carry it along.
+            let building = Box::pin(layers::built(provider, pool, *clock, layer, until));
+            ask.template = building.await?.name;
         }
         Ok(ask)
     }
@@ -49,6 +51,10 @@ impl Entry {
         let exporting = async {
             checks::template_name(&ask.template_name)?;
             let Ports { provider, pool, .. } = &self.ports;
+            let name = &ask.template_name;
+            if provider.templates().contains(name) {
+                return Err(checks::taken(name));
+            }
             let (tenant, sandbox) = (call.tenant.clone(), ask.sandbox_id);
             let fact = pool.ask_settled(GetFacts { tenant, sandbox }).await??;
             if let Some((cause, at)) = fact.ended {

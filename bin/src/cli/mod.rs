@@ -13,6 +13,7 @@ mod exec;
 mod pool;
 mod probe;
 mod sandbox;
+mod template;
 mod up;
 
 use std::ffi::OsString;
@@ -56,6 +57,9 @@ enum Verb {
     /// Create, list, look at and end sandboxes.
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// List templates, write sandboxes down as such, carry them from node to node.
+    #[command(subcommand)]
+    Template(template::Verb),
     /// Show what is kept ready.
     Pool,
     /// Try out what this machine allows, and say what mends it.
@@ -116,6 +120,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Template(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
         Verb::Env => env::run(&settings, out),
     }

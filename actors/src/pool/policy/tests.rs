@@ -136,6 +136,26 @@ fn a_caller_is_refused_at_its_deadline_and_not_before() {
 }
 
 #[test]
+fn a_template_that_came_later_is_prepared_when_somebody_asks_and_not_before() {
+    let (mut pool, _) = opened(limits(0));
+    let order = |ticket| match acquire(ticket, 10) {
+        Event::Acquire { ticket, order, until } => {
+            let order = Arc::new(Order { template: "tpl-1".to_owned(), ..(*order).clone() });
+            Event::Acquire { ticket, order, until }
+        }
+        other => other,
+    };
+    let effects = pool.step(at(0), order(1));
+    assert!(matches!(refusal(&effects), Some(Refusal::NoSuchTemplate { .. })), "{effects:?}");
+    let learn = || Event::Learn { template: "tpl-1".to_owned() };
+    assert_eq!(pool.step(at(1), learn()), []);
+    let effects = pool.step(at(2), order(2));
+    assert_eq!(effects, [Effect::Prepare { template: "tpl-1".to_owned() }]);
+    assert_eq!(pool.step(at(3), learn()), [], "told again, it stays as it is");
+    assert_eq!(booted(&pool.step(at(4), prepared("tpl-1"))).len(), 1);
+}
+
+#[test]
 fn a_caller_past_the_bound_is_refused_at_once() {
     let (mut pool, _) = opened(limits(0));
     let _ = pool.step(at(0), acquire(1, 9));

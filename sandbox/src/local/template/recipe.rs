@@ -57,7 +57,7 @@ pub struct Part {
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// How this is written.
-    format: u32,
+    pub(super) format: u32,
     /// What it was called when it was written down; empty for what was only built.
     pub name: String,
     /// The configured template below.
@@ -200,6 +200,15 @@ pub fn id_of(digest: &str) -> String {
 pub fn is_id(name: &str) -> bool {
     let digits = name.strip_prefix(ID_PREFIX);
     digits.is_some_and(|digits| digits.len() == ID_DIGITS && digits.bytes().all(is_digit))
+}
+
+/// Whether a template may be called so when it is written down or comes from elsewhere.
+pub fn is_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| letter(byte) || byte == b'-')
+        && !name.starts_with('-')
+        && !name.starts_with(ID_PREFIX)
 }
 
 /// Whether this names a wheel, and cannot name anything else.
