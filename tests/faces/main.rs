@@ -6,4 +6,5 @@ mod foreign;
 mod leaving;
 mod node;
 mod telemetry;
+mod templates;
 mod venv;

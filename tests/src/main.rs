@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
         ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["build-layer", store, wheels] => engine::build_layer(store, wheels),
         ["say-mode", uid_base] => engine::say_mode(uid_base),
         ["timeouts", endpoint, count, subject] => {
             time_out(endpoint, count.parse().expect("a number"), subject)

@@ -68,11 +68,8 @@ impl Engine {
         notes: Vec<String>,
     ) -> Result<Archive, ProviderError> {
         let id = recipe::id_of(&written.sha256);
-        let room = match lock(&self.library).recipe(&id) {
-            Some(_) => Ok(()),
-            None => self.room_for_one(),
-        };
-        if let Err(full) = room {
+        let known = lock(&self.library).recipe(&id).is_some();
+        if !known && let Err(full) = self.room_for_one() {
             // What stays of the archive the next start removes.
             let _ = fs::remove_file(path);
             return Err(full);
