@@ -182,6 +182,7 @@ fn template(name: &str, config: &TemplateConfig) -> Result<TemplateSpec, Templat
         requirements,
         warmup: text("warmup", &config.warmup, warmup)?,
         data: data.collect(),
+        program: config.program.clone(),
         limits: Limits { memory_mb: config.memory_mb, cpu_count: config.cpu_count },
     })
 }

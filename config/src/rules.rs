@@ -95,6 +95,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("template.*.packages", Texts),
     ("template.*.warmup", Text),
     ("template.*.data", Folders),
+    ("template.*.program", Text),
     ("template.*.memory_mb", Whole(256, 4_096)),
     ("template.*.cpu_count", Whole(1, 4)),
     ("template.*.warm_target", Whole(0, 10_000)),

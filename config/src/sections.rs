@@ -273,6 +273,9 @@ pub struct TemplateConfig {
     pub warmup: Requirements,
     /// Folders its sandboxes read at `/data/<name>`.
     pub data: Vec<Folder>,
+    /// A program that its sandboxes need.
+    #[serde(deserialize_with = "unless_empty")]
+    pub program: Option<String>,
     /// Mebibytes of memory.
     pub memory_mb: u32,
     /// Processors.

@@ -7,7 +7,7 @@ use std::process::Command;
 use bytes::Bytes;
 use sandpit_messages::id::SandboxId;
 use sandpit_sandbox::fetch::Source;
-use sandpit_sandbox::local::options::{Layers, Options};
+use sandpit_sandbox::local::options::{Layers, Options, TemplateSpec};
 use sandpit_sandbox::provider::{
     Archive, Arrival, ExportRequest, Layer, Limits, Piece, Progress, Provider, ProviderError,
 };
@@ -640,6 +640,24 @@ async fn a_build_that_was_killed_at_any_step_leaves_nothing_that_is_used() {
     let sandbox = engine.create_from(&template).await;
     assert_eq!(engine.value(sandbox, "import paper\npaper.VALUE").await, "41");
     assert_eq!(engine.line(sandbox, "cat file").await.out, "whole\n");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_template_that_needs_a_program_is_refused_with_the_remedy_where_there_is_none() {
+    let scratch = Scratch::new();
+    let mut options = scratch.options("store");
+    let needs = |program: &str| TemplateSpec { program: Some(program.to_owned()), ..base() };
+    options.templates.insert("nodejs".to_owned(), needs("no-such-program"));
+    options.templates.insert("shell".to_owned(), needs("sh"));
+    let engine = Engine::start_with(options).await;
+
+    let error = engine.provider.prepare("nodejs", Progress::silent()).await.expect_err("refused");
+
+    assert!(matches!(error, ProviderError::Unsupported { .. }), "{error:?}");
+    assert!(error.to_string().contains("apt install nodejs"), "{error}");
+    let sandbox = engine.create_from("shell").await;
+    assert_eq!(engine.line(sandbox, "sh -c 'echo 42'").await.out, "42\n");
     engine.close().await;
 }
 

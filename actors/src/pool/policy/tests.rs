@@ -289,6 +289,21 @@ fn a_broken_template_refuses_at_once_and_is_tried_again_after_a_pause() {
 }
 
 #[test]
+fn a_template_that_is_not_to_be_had_here_is_unsupported_and_not_a_failure() {
+    let (mut pool, _) = opened(limits(0));
+    let want = |ticket| {
+        let order = order("trading");
+        Event::Acquire { ticket: Ticket(ticket), order, until: at(9) }
+    };
+    let _ = pool.step(at(0), want(1));
+    let error = ProviderError::Unsupported { what: "it".to_owned() };
+    let failed = Event::PrepareFailed { template: "trading".to_owned(), error };
+    let unsupported = Refusal::Unsupported { what: "it".to_owned() };
+    assert_eq!(refusal(&pool.step(at(1), failed)), Some(&unsupported));
+    assert_eq!(refusal(&pool.step(at(2), want(2))), Some(&unsupported));
+}
+
+#[test]
 fn who_only_asks_what_a_template_is_has_it_prepared_and_hears_it() {
     let (mut pool, _) = opened(limits(0));
     let ask = |ticket| Event::Describe {

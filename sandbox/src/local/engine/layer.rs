@@ -191,9 +191,9 @@ impl Engine {
         tokio::spawn(async move {
             let building = Building { engine: &engine, id: &id };
             let outcome = engine.build_now(&id, &layer, below, &progress).await;
-            if let Err(error) = &outcome {
-                tracing::info!(template = id, %error, "a template was not built");
-            }
+            // Why is for whoever asked: it may hold what their commands said.
+            let built = outcome.is_ok();
+            tracing::info!(template = id, built, "the build of a template ended");
             drop(building);
             // Nobody may be waiting any more.
             let _ = tell.send(Some(outcome));
