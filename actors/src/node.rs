@@ -19,14 +19,17 @@ use std::time::Duration;
 use futures_util::future::join;
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::Provider;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
+use crate::agent::{self, AgentActor, AgentEnded};
 use crate::bus::{Bus, BusError, Kv, Serving, gate, idempotency};
 use crate::clock::Clock;
 use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
+use crate::market::{self, MarketActor, Prices};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
+use crate::scaler::{self, ScalerActor};
 use crate::supervise::{self, ActorRef, Tree};
 
 /// What a node stands on.
@@ -39,6 +42,11 @@ pub struct Ports {
     /// Where idempotency keys are claimed (see [`entry::bucket`]); without it, repeats are noticed
     /// only by this process.
     pub keys: Option<Arc<dyn Kv>>,
+    /// What can be replayed as a feed; a node without prices replays nothing.
+    pub prices: Option<Arc<Prices>>,
+    /// Where deployments and swarms are written down (see [`crate::crew::bucket`]); without it,
+    /// they end with this process.
+    pub records: Option<Arc<dyn Kv>>,
     /// Reads the time.
     pub clock: Clock,
     /// Who this node is.
@@ -58,6 +66,12 @@ pub struct Limits {
     pub exec: exec::policy::Limits,
     /// Of the reaper.
     pub reaper: reaper::policy::Limits,
+    /// Of agents.
+    pub agent: agent::policy::Limits,
+    /// Of replays.
+    pub market: market::policy::Limits,
+    /// Of deployments.
+    pub scaler: scaler::policy::Limits,
     /// Of requests let in.
     pub gate: gate::Limits,
     /// Of remembered idempotency keys.
@@ -75,6 +89,12 @@ pub struct Node {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who runs agents in sandboxes.
+    pub agents: ActorRef<AgentActor>,
+    /// Told when a run of an agent ends.
+    pub agents_ended: broadcast::Sender<AgentEnded>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
     /// Answers requests, whatever face they come through.
     pub entry: Entry,
     clock: Clock,
@@ -90,8 +110,9 @@ const SPARE_ROOM: usize = 1_024;
 /// # Errors
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
-    let Ports { bus, provider, keys, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, gate, keys: remembered } = limits;
+    let Ports { bus, provider, keys, records, prices, clock, node, run } = ports;
+    let Limits { supervise, pool, exec, reaper, agent, market, scaler, gate, keys: remembered } =
+        limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -117,6 +138,35 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
 
+    let ports = market::Ports { clock, node, bus: Arc::clone(&bus), prices };
+    let market =
+        tree.keep("market", SPARE_ROOM, move |life| MarketActor::new(life, market, ports.clone()));
+
+    let agents_ended = broadcast::Sender::new(agent::ENDED_ROOM);
+    let ports = agent::Ports {
+        clock,
+        bus: Arc::clone(&bus),
+        exec: exec.clone(),
+        market: market.clone(),
+        ended: agents_ended.clone(),
+    };
+    let agents = tree.keep("agent", SPARE_ROOM, move |life| {
+        AgentActor::new(life, agent, ports.clone(), rand::random())
+    });
+
+    let ports = scaler::Ports {
+        clock,
+        node,
+        pool: pool.clone(),
+        exec: exec.clone(),
+        agents: None,
+        provider: Arc::clone(&provider),
+        records,
+    };
+    let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
+        ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
+    });
+
     let ports = entry::Ports {
         clock,
         node,
@@ -126,11 +176,14 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         pool: pool.clone(),
         exec: exec.clone(),
         reaper: reaper.clone(),
+        agents: agents.clone(),
+        market,
+        scaler: scaler.clone(),
     };
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, entry, clock, serving })
+    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, scaler, entry, clock, serving })
 }
 
 /// How long each part of leaving may take.
@@ -174,8 +227,10 @@ impl Node {
     /// Leaves: begins nothing new, lets runs end, answers what it was asked, then destroys every
     /// sandbox and ends the actors.
     pub async fn drain(self, patience: Patience) -> Drained {
-        let Self { tree, pool, exec, entry, clock, serving, .. } = self;
+        let Self { tree, pool, exec, scaler, entry, clock, serving, .. } = self;
         entry.drain();
+        // One that is starting over makes nothing either: the pool refuses from its close on.
+        let _ = scaler.ask_settled(scaler::Close).await;
         let until = clock.now() + patience.executions;
         // An actor that is starting over has interrupted its runs already.
         let _ = exec.ask_settled(exec::Close { until }).await;

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use sandpit_actors::bus::{gate, idempotency};
-use sandpit_actors::{exec, node, pool, reaper, supervise};
+use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise};
 use sandpit_config::{
-    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, SuperviseConfig,
-    TemplateConfig,
+    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, ScalerConfig,
+    SuperviseConfig, TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::fetch::Source;
@@ -22,9 +22,19 @@ pub fn node(config: &Config) -> node::Limits {
         pool: pool(config),
         exec: exec(config),
         reaper: reaper(&config.reaper),
+        agent: agent(config),
+        market: market::policy::Limits::default(),
+        scaler: scaler(&config.scaler),
         gate: gate(&config.gate),
         keys: idempotency::Limits::default(),
     }
+}
+
+/// `[scaler]`.
+pub fn scaler(config: &ScalerConfig) -> scaler::policy::Limits {
+    let ScalerConfig { instances_max, deployments_max, drain_max } = *config;
+    let limits = scaler::policy::Limits::default();
+    scaler::policy::Limits { instances_max, deployments_max, drain_max, ..limits }
 }
 
 /// `[gate]`.
@@ -74,6 +84,26 @@ pub fn exec(config: &Config) -> exec::policy::Limits {
             output_max: cache.output_max,
         },
         ..exec::policy::Limits::default()
+    }
+}
+
+/// `[agent]` and `[paper]`.
+pub fn agent(config: &Config) -> agent::policy::Limits {
+    /// In a dollar.
+    const MICROS: i64 = 1_000_000;
+    let (agent, paper) = (config.agent, config.paper);
+    agent::policy::Limits {
+        agents_max: agent.agents_max,
+        bar_max: agent.bar_max,
+        restarts_max: agent.restarts_max,
+        ended_kept: agent.ended_kept,
+        terms: agent::account::Terms {
+            capital: i64::from(paper.capital_usd) * MICROS,
+            commission_bps: paper.commission_bps,
+            slippage_bps: paper.slippage_bps,
+            borrow_bps: paper.borrow_bps,
+        },
+        ..agent::policy::Limits::default()
     }
 }
 

@@ -30,6 +30,14 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[reaper]`.
     pub reaper: ReaperConfig,
+    /// `[market]`.
+    pub market: MarketConfig,
+    /// `[paper]`.
+    pub paper: PaperConfig,
+    /// `[agent]`.
+    pub agent: AgentConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -173,6 +181,61 @@ pub struct ReaperConfig {
     /// From one sweep to the next.
     #[serde(rename = "sweep_s", deserialize_with = "seconds")]
     pub sweep: Duration,
+}
+
+/// Market data.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarketConfig {
+    /// A file of daily prices; without it the node has none.
+    #[serde(deserialize_with = "unless_empty")]
+    pub prices: Option<PathBuf>,
+    /// Where they are from; without it the file is named.
+    #[serde(deserialize_with = "unless_empty")]
+    pub source: Option<String>,
+}
+
+/// What paper accounts begin with and what trading costs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaperConfig {
+    /// Whole dollars.
+    pub capital_usd: u32,
+    /// Of each trade's value.
+    pub commission_bps: u32,
+    /// Of each trade's price.
+    pub slippage_bps: u32,
+    /// Of the value sold short, a year.
+    pub borrow_bps: u32,
+}
+
+/// Agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// At work at once.
+    pub agents_max: usize,
+    /// Longest a program may take over one bar.
+    #[serde(rename = "bar_max_s", deserialize_with = "seconds")]
+    pub bar_max: Duration,
+    /// Lost programs begun again in one run.
+    pub restarts_max: u32,
+    /// For how long one that ended can be looked at.
+    #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
+    pub ended_kept: Duration,
+}
+
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
 }
 
 /// Where code runs.
@@ -360,11 +423,14 @@ pub enum LogFormat {
 }
 
 /// The HTTP face.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// A file whose first line is the token of whoever may use `/mcp`.
+    #[serde(deserialize_with = "unless_empty")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How a node leaves.

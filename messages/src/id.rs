@@ -125,6 +125,22 @@ id! {
     /// One request, for logs and progress.
     RequestId, "r"
 }
+id! {
+    /// One agent, however often its sandbox is replaced.
+    AgentId, "a"
+}
+id! {
+    /// One deployment.
+    DeploymentId, "d"
+}
+id! {
+    /// One swarm.
+    SwarmId, "s"
+}
+id! {
+    /// One rise that waits for an operator.
+    ApprovalId, "p"
+}
 
 const NODE_LENGTH: usize = 6;
 
@@ -208,6 +224,42 @@ impl RequestId {
     /// A new request, from 128 random bits.
     pub fn minted(random: u128) -> Self {
         let mut text = [b'r'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl AgentId {
+    /// A new agent, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'a'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl DeploymentId {
+    /// A new deployment, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'd'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl SwarmId {
+    /// A new swarm, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b's'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl ApprovalId {
+    /// A new approval, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'p'; LENGTH];
         fill(&mut text[1..], random);
         Self(text)
     }

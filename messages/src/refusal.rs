@@ -24,6 +24,41 @@ pub enum Refusal {
         /// What would have been accepted.
         expected: String,
     },
+    /// An argument is not what it has to be: of another type, out of its range, missing, or named
+    /// twice with different values.
+    #[error("{field} is {came}; expected {expected}")]
+    Argument {
+        /// Its name, with the names of what it is part of before dots.
+        field: String,
+        /// What came, shortened.
+        came: String,
+        /// What would have been accepted.
+        expected: String,
+    },
+    /// There is no such argument.
+    #[error("`{field}` is not an argument of {verb}; it takes {}", accepted.join(", "))]
+    UnknownArgument {
+        /// What came, shortened.
+        field: String,
+        /// The verb, or the tool it was asked as.
+        verb: String,
+        /// Those that there are.
+        accepted: Vec<String>,
+    },
+    /// Neither the id nor the name of a sandbox that runs.
+    #[error("there is no sandbox `{name}`")]
+    NoSuchName {
+        /// What came, shortened.
+        name: String,
+    },
+    /// More than one sandbox has this name.
+    #[error("{} sandboxes are called `{name}`", ids.len())]
+    AmbiguousName {
+        /// The name.
+        name: String,
+        /// Those it may mean, at most 16.
+        ids: Vec<SandboxId>,
+    },
     /// Nobody answers this verb.
     #[error("`{verb}` is not a verb of this version")]
     UnknownVerb {
@@ -75,6 +110,22 @@ pub enum Refusal {
         /// Those that exist.
         known: Vec<String>,
     },
+    /// No such thing of another kind, or not the caller's.
+    #[error("there is no {what} {name}")]
+    NoSuch {
+        /// Of what kind: `agent`, `feed`, ..
+        what: &'static str,
+        /// The name or id that was given, shortened.
+        name: String,
+    },
+    /// It cannot be done beside what is there or under way.
+    #[error("{why}")]
+    Conflict {
+        /// In what: `feed`, `agent`, ..
+        scope: &'static str,
+        /// One sentence.
+        why: String,
+    },
     /// What was put on top of a template does not work.
     #[error("{step} failed; it said: {said}")]
     NotBuilt {
@@ -106,6 +157,34 @@ pub enum Refusal {
         why: &'static str,
         /// When.
         ago: Duration,
+    },
+    /// The sandbox is leaving: what runs in it may end, nothing new begins.
+    #[error("sandbox {sandbox} is leaving: its deployment or swarm needs it no more")]
+    Leaving {
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// A bound on how many there may be.
+    #[error("{wanted} {scope} were wanted; at most {max} are allowed")]
+    OverQuota {
+        /// Of what.
+        scope: &'static str,
+        /// How many there would be.
+        wanted: usize,
+        /// The bound.
+        max: usize,
+        /// The setting that holds it.
+        setting: &'static str,
+    },
+    /// A line of a deployment's `setup` failed.
+    #[error("the setup failed: `{command}` exited with {exit_code}: {stderr}")]
+    SetupFailed {
+        /// The line, shortened.
+        command: String,
+        /// What it exited with.
+        exit_code: i32,
+        /// The end of what it wrote to its standard error.
+        stderr: String,
     },
     /// The idempotency key was used before, for something else.
     #[error("this idempotency key was used for a different request")]
@@ -165,16 +244,21 @@ impl Refusal {
             Self::Malformed { .. }
             | Self::Invalid { .. }
             | Self::NotBuilt { .. }
-            | Self::NotATemplate { .. } => ("invalid_argument", 400, No, None),
-            Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } => {
-                ("not_found", 404, No, None)
-            }
+            | Self::NotATemplate { .. }
+            | Self::SetupFailed { .. }
+            | Self::Argument { .. }
+            | Self::UnknownArgument { .. } => ("invalid_argument", 400, No, None),
+            Self::NoSuchSandbox { .. }
+            | Self::NoSuchTemplate { .. }
+            | Self::NoSuchName { .. }
+            | Self::NoSuch { .. } => ("not_found", 404, No, None),
+            Self::AmbiguousName { .. } => ("conflict", 409, No, None),
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
-            Self::KeyReused => ("conflict", 409, No, None),
-            Self::Gone { .. } => ("gone", 410, No, None),
+            Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
+            Self::Gone { .. } | Self::Leaving { .. } => ("gone", 410, No, None),
             Self::TooLarge { .. } => ("too_large", 413, No, None),
-            Self::Quota { .. } => ("quota_exceeded", 429, No, None),
+            Self::Quota { .. } | Self::OverQuota { .. } => ("quota_exceeded", 429, No, None),
             Self::Cancelled => ("cancelled", 499, Unknown, None),
             Self::Interrupted | Self::Fault => ("internal", 500, Unknown, None),
             Self::UnknownVerb { .. } | Self::Unsupported { .. } => ("unsupported", 501, No, None),
@@ -216,6 +300,27 @@ impl Refusal {
                 next: vec!["export the template again and send it again".to_owned()],
                 ..Detail::default()
             },
+            Self::Argument { field, expected, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::UnknownArgument { field, accepted, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(format!("one of {}", accepted.join(", "))),
+                ..Detail::default()
+            },
+            Self::NoSuchName { name } => Detail {
+                handle: Some(name.clone()),
+                next: vec!["list sandboxes, or create another".to_owned()],
+                ..Detail::default()
+            },
+            Self::AmbiguousName { name, ids } => Detail {
+                handle: Some(name.clone()),
+                scope: Some("name".to_owned()),
+                next: ids.iter().map(|id| format!("say {id}")).collect(),
+                ..Detail::default()
+            },
             Self::NoSuchTemplate { known, .. } => Detail {
                 field: Some("template".to_owned()),
                 expected: Some(format!("one of {}", known.join(", "))),
@@ -226,6 +331,10 @@ impl Refusal {
                 next: vec!["create another sandbox".to_owned()],
                 ..Detail::default()
             },
+            Self::NoSuch { name, .. } => Detail { handle: Some(name.clone()), ..Detail::default() },
+            Self::Conflict { scope, .. } => {
+                Detail { scope: Some((*scope).to_owned()), ..Detail::default() }
+            }
             Self::KeyReused => Detail {
                 scope: Some("key".to_owned()),
                 next: vec!["use a new key for a new request".to_owned()],
@@ -237,6 +346,21 @@ impl Refusal {
                     "terminate a sandbox that is not needed".to_owned(),
                     format!("raise {setting}"),
                 ],
+                ..Detail::default()
+            },
+            Self::Leaving { sandbox } => Detail {
+                handle: Some(sandbox.to_string()),
+                next: vec!["ask another instance of the deployment".to_owned()],
+                ..Detail::default()
+            },
+            Self::OverQuota { scope, setting, .. } => Detail {
+                scope: Some((*scope).to_owned()),
+                next: vec![format!("raise {setting}")],
+                ..Detail::default()
+            },
+            Self::SetupFailed { .. } => Detail {
+                field: Some("setup".to_owned()),
+                expected: Some("lines that exit with 0".to_owned()),
                 ..Detail::default()
             },
             _ => Detail::default(),

@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::id::{ExecId, NodeId, SandboxId};
+use crate::id::{ExecId, NodeId, RequestId, SandboxId};
+use crate::market::FeedName;
 
 /// Everything any node of the nearest region answers.
 pub const REQUESTS: &str = "sandpit.v1.req.*";
@@ -26,6 +27,8 @@ pub const TEMPLATE_REQUESTS: [&str; 3] = [
 pub const EVENTS: &str = "sandpit.v1.evt.>";
 /// All output of all executions.
 pub const OUTPUT: &str = "sandpit.v1.out.>";
+/// Every bar of every market data feed.
+pub const MARKET: &str = "sandpit.v1.market.*";
 /// The queue group of [`REQUESTS`].
 pub const ENTRY_GROUP: &str = "entry";
 /// The verb every service ignores: padding for a member that leaves its group by count.
@@ -135,6 +138,16 @@ pub fn outputs(sandbox: SandboxId) -> String {
     format!("sandpit.v1.out.{sandbox}.*.*")
 }
 
+/// Where the output of one execution is published, for whoever knows it and not its sandbox.
+pub fn outputs_of(exec: ExecId) -> String {
+    format!("sandpit.v1.out.*.{exec}.*")
+}
+
+/// Where the progress of one request is told while it is answered.
+pub fn progress(request: RequestId) -> String {
+    format!("sandpit.v1.out.progress.{request}")
+}
+
 /// Reads the subject of a chunk of output; `None` for any other.
 pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
     let words: Vec<&str> = subject.split('.').collect();
@@ -146,6 +159,11 @@ pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
 /// Where something that happened is told: `sandpit.v1.evt.<domain>.<type>`.
 pub fn event(domain: &'static str, kind: &'static str) -> String {
     format!("sandpit.v1.evt.{domain}.{kind}")
+}
+
+/// Where the bars of one feed are published.
+pub fn market(feed: &FeedName) -> String {
+    format!("sandpit.v1.market.{feed}")
 }
 
 /// Where services are discovered (ADR-32): `$SRV.<what>`, `$SRV.<what>.<name>` and
@@ -175,9 +193,11 @@ pub fn template(subject: &str) -> Cow<'_, str> {
         ["sandpit", "v1", "node", _, "sbx", _, verb] => {
             format!("sandpit.v1.node.{{node}}.sbx.{{sandbox}}.{verb}").into()
         }
+        ["sandpit", "v1", "out", "progress", _] => "sandpit.v1.out.progress.{request}".into(),
         ["sandpit", "v1", "out", _, _, stream] => {
             format!("sandpit.v1.out.{{sandbox}}.{{exec}}.{stream}").into()
         }
+        ["sandpit", "v1", "market", _] => "sandpit.v1.market.{feed}".into(),
         ["_INBOX", ..] => "{inbox}".into(),
         _ => subject.into(),
     }
@@ -237,6 +257,8 @@ impl Patience {
     pub const LOOK: Self = Self::secs(2, 10);
     /// Create, terminate.
     pub const CHANGE: Self = Self::secs(10, 60);
+    /// Deployments and swarms: what takes longer is answered as it stands, and goes on.
+    pub const FLEET: Self = Self::secs(60, 120);
     /// Executions: their own time limit (at most 3,600 s) and 10 s for the way.
     pub const RUN: Self = Self::secs(60, 3_610);
 

@@ -38,20 +38,20 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         assert_eq!((ran.result.as_deref(), ran.context_kept), (Some("42"), true));
 
         tokio::time::sleep(10 * SECOND).await;
-        let status = rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap();
+        let status = rig.ask(&GetStatus::of(sandbox)).await.unwrap();
         assert_eq!((status.status, status.execution_count), (Status::Running, 1));
         assert!(status.idle_seconds >= 10.0 && status.resource_usage.is_some(), "{status:?}");
         let listing = rig.ask(&List::default()).await.unwrap();
         assert_eq!(listing.total_count, 1);
         assert_eq!(listing.sandboxes[0].metadata["team"], "blue");
 
-        let ended = rig.ask(&Terminate { sandbox_id: sandbox }).await.unwrap();
+        let ended = rig.ask(&Terminate::of(sandbox)).await.unwrap();
         assert_eq!(ended.status, Termination::Terminated);
         assert!(!rig.fake.alive().contains(&sandbox));
         tokio::time::sleep(5 * SECOND).await;
-        let again = rig.ask(&Terminate { sandbox_id: sandbox }).await.unwrap();
+        let again = rig.ask(&Terminate::of(sandbox)).await.unwrap();
         assert_eq!(again.runtime_seconds, ended.runtime_seconds, "a second call answers the same");
-        let status = rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap();
+        let status = rig.ask(&GetStatus::of(sandbox)).await.unwrap();
         assert_eq!(
             (status.status, status.ended.unwrap().reason.as_str()),
             (Status::Stopped, "terminated")
@@ -61,7 +61,7 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         let stopped = List { status_filter: StatusFilter::Stopped, ..List::default() };
         assert_eq!(rig.ask(&stopped).await.unwrap().total_count, 1);
         tokio::time::sleep(3_600 * SECOND).await;
-        assert_eq!(rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap_err().code, 404);
+        assert_eq!(rig.ask(&GetStatus::of(sandbox)).await.unwrap_err().code, 404);
     }))
     .await;
 }
@@ -250,7 +250,7 @@ async fn what_is_wrong_gets_its_reason_and_costs_nothing() {
 async fn an_answer_speaks_as_its_question_did() {
     on_one_thread(async {
         let rig = Rig::start(limits(), Script::default()).await;
-        let terminate = Terminate { sandbox_id: rig.create().await };
+        let terminate = Terminate::of(rig.create().await);
         let json = Codec::Json.encode(&terminate);
         let subject = Terminate::VERB.subject();
         let answer = rig.send(&subject, Headers::new(), json, 20 * SECOND).await.unwrap();

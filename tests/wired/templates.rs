@@ -1,4 +1,5 @@
 use sandpit_actors::layers;
+use sandpit_messages::deployment::Deploy;
 use sandpit_messages::exec::Exec;
 use sandpit_messages::id::SandboxId;
 use sandpit_messages::problem::Problem;
@@ -210,6 +211,27 @@ async fn a_failing_setup_is_told_with_what_it_said() {
         let problem = built.unwrap_err().problem();
         assert_eq!(at(&problem), ("invalid_argument", "setup"));
         assert!(problem.message.contains("as scripted"), "{problem:?}");
+    }))
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deployment_with_packages_is_made_of_the_template_that_has_them() {
+    on_one_thread(Box::pin(async {
+        let rig = Rig::start(limits(), Script::default()).await;
+        let deploy = |packages: &str| -> Deploy {
+            serde_json::from_value(serde_json::json!({
+                "template_name": "mine",
+                "category": "custom",
+                "configuration": { "template": "base", "packages": [packages] },
+            }))
+            .expect("a deployment")
+        };
+        let deployed = rig.ask(&deploy("scipy==1.15.2")).await.unwrap();
+        let created = rig.ask(&with_packages(&["scipy==1.15.2"])).await.unwrap();
+        assert_eq!(deployed.template, created.template);
+        let problem = rig.ask(&deploy("--index-url=x")).await.unwrap_err();
+        assert_eq!(at(&problem), ("invalid_argument", "packages"));
     }))
     .await;
 }

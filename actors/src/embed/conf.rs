@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
 use sandpit_messages::subject::{
-    BANK_REQUESTS, EVENTS, OUTPUT, OWNER_REQUESTS, REQUESTS, TEMPLATE_REQUESTS,
+    BANK_REQUESTS, EVENTS, MARKET, OUTPUT, OWNER_REQUESTS, REQUESTS, TEMPLATE_REQUESTS,
 };
 
 use super::{EmbedError, StoreLimits};
@@ -132,7 +132,7 @@ impl Conf {
         let requests = [REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, listed, given, taken];
         let sends = list(&[&requests[..], &["$SRV.>", &echo]].concat());
         // Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
-        let hears = list(&["_INBOX.>", EVENTS, OUTPUT]);
+        let hears = list(&["_INBOX.>", EVENTS, OUTPUT, MARKET]);
         let hears = format!("{{ allow: {hears}, deny: [\"_INBOX.{NODE}.>\"] }}");
         let client = user(client, &sends, &hears);
         format!(

@@ -7,21 +7,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::exec::Exec;
+use sandpit_messages::exec::{Exec, Language};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{Create, List};
 use sandpit_messages::template::{CHUNK_MAX, TemplateImport};
 use sandpit_sandbox::provider::{Piece, Work};
+use serde_json::Value;
 
+use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
 use crate::layers;
 use crate::pool::policy::Order as PoolOrder;
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
-const TEXT_MAX: usize = 256 * 1024;
+pub(super) const TEXT_MAX: usize = 256 * 1024;
 /// Files of one execution.
-const FILES_MAX: usize = 64;
+pub(super) const FILES_MAX: usize = 64;
 /// Variables of one environment, and entries of one `metadata`.
 const ENTRIES_MAX: usize = 64;
 /// Bytes of one environment.
@@ -35,7 +37,7 @@ const PACKAGE_MAX: usize = 200;
 /// Characters of the name of a template.
 const TEMPLATE_NAME_MAX: usize = 63;
 /// Characters of a name.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 /// Bytes of a path.
 const PATH_MAX: usize = 4_096;
 /// Words of one command.
@@ -48,19 +50,27 @@ const TIMEOUT_DEFAULT: u32 = 60;
 const HOUR: u32 = 3_600;
 const DAY: u32 = 86_400;
 
-fn invalid(field: &'static str, came: impl ToString, expected: impl ToString) -> Refusal {
+pub(super) fn invalid(
+    field: &'static str,
+    came: impl ToString,
+    expected: impl ToString,
+) -> Refusal {
     let came: String = came.to_string().chars().take(64).collect();
     Refusal::Invalid { field, came, expected: expected.to_string() }
 }
 
-fn within(field: &'static str, came: u32, range: RangeInclusive<u32>) -> Result<(), Refusal> {
+pub(super) fn within(
+    field: &'static str,
+    came: u32,
+    range: RangeInclusive<u32>,
+) -> Result<(), Refusal> {
     if range.contains(&came) {
         return Ok(());
     }
     Err(invalid(field, came, format!("{} to {}", range.start(), range.end())))
 }
 
-fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
+pub(super) fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
     if bytes <= max { Ok(()) } else { Err(Refusal::TooLarge { what, bytes, max }) }
 }
 
@@ -69,7 +79,7 @@ pub(super) fn template(name: &str) -> Result<(), Refusal> {
     if length { Ok(()) } else { Err(invalid("template", name, "the name of a template")) }
 }
 
-fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(super) fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if vars.len() > ENTRIES_MAX {
         return Err(invalid("env_vars", vars.len(), format!("at most {ENTRIES_MAX} entries")));
     }
@@ -121,10 +131,10 @@ pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
 
 /// Packages as a caller names them: names, extras and versions, and nothing that pip would take
 /// for an option, a path or an address.
-pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
+pub(super) fn packages(field: &'static str, packages: &[String]) -> Result<(), Refusal> {
     if packages.len() > PACKAGES_MAX {
         let expected = format!("at most {PACKAGES_MAX} packages");
-        return Err(invalid("install_packages", packages.len(), expected));
+        return Err(invalid(field, packages.len(), expected));
     }
     let fine = |package: &str| {
         let letter = |c: char| c.is_ascii_alphanumeric() || " ._-[],<>=!~*+".contains(c);
@@ -133,11 +143,7 @@ pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
             && package.chars().all(letter)
     };
     match packages.iter().find(|package| !fine(package)) {
-        Some(bad) => Err(invalid(
-            "install_packages",
-            bad,
-            "a name with extras and versions, as scipy==1.15.2",
-        )),
+        Some(bad) => Err(invalid(field, bad, "a name with extras and versions, as scipy==1.15.2")),
         None => Ok(()),
     }
 }
@@ -145,7 +151,7 @@ pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
 /// Where a sandbox is wanted, and what it is to reach: this node has one provider, is in no
 /// region, and lets no sandbox out.
 pub(super) fn place(ask: &Create, provider: &str) -> Result<(), Refusal> {
-    packages(&ask.install_packages)?;
+    packages("install_packages", &ask.install_packages)?;
     let unsupported = |what: String| Err(Refusal::Unsupported { what });
     if ask.allow_internet {
         return unsupported("allow_internet: a sandbox that reaches the internet".to_owned());
@@ -182,6 +188,9 @@ pub(super) fn create(ask: Create, tenant: Tenant) -> Result<Arc<PoolOrder>, Refu
     if ask.metadata.len() > ENTRIES_MAX {
         let expected = format!("at most {ENTRIES_MAX} entries");
         return Err(invalid("metadata", ask.metadata.len(), expected));
+    }
+    if let Some(ours) = ask.metadata.keys().find(|name| name.starts_with(RESERVED)) {
+        return Err(invalid("metadata", ours, "keys that do not begin with `sandpit.`"));
     }
     let bytes = ask.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("metadata", bytes, METADATA_BYTES_MAX)?;
@@ -220,9 +229,12 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
                 return Err(invalid("stdin", "with code", "stdin only with a command"));
             }
             at_most("code", code.len(), TEXT_MAX)?;
-            Work::Cell { code, params: ask.params.as_ref().map(canonical) }
+            code_of(code, ask.language.unwrap_or(Language::Python), ask.params.as_ref())?
         }
         (None, Some(command)) => {
+            if ask.language.is_some() {
+                return Err(invalid("language", "with a command", "language only with code"));
+            }
             if ask.params.is_some() {
                 return Err(invalid("params", "with a command", "params only with code"));
             }
@@ -235,6 +247,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
     within("timeout", timeout, 1..=HOUR)?;
     let output_max = ask.max_output_bytes.unwrap_or(OUTPUT_MAX);
     within("max_output_bytes", output_max, 0..=OUTPUT_MAX)?;
+    let captures = ask.capture_output.unwrap_or(true);
     if let Some(cache) = ask.cache {
         within("cache.max_age_s", cache.max_age_s, 1..=300)?;
         if let Place::Held(_) = place {
@@ -242,7 +255,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
             let expected = "cache only with a template: what ran before makes a difference";
             return Err(invalid("cache", came, expected));
         }
-        if ask.stream {
+        if ask.stream || !captures {
             return Err(invalid("stream", "with cache", "one of them"));
         }
     }
@@ -256,6 +269,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         tenant,
         place,
         work,
+        id: ask.execution_id,
         files: files(ask.files)?,
         env: ask.env_vars,
         cwd: ask.cwd,
@@ -263,8 +277,19 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         time_max: Duration::from_secs(timeout.into()),
         cache: ask.cache.map(|cache| Duration::from_secs(cache.max_age_s.into())),
         output_max,
-        stream: ask.stream,
+        stream: ask.stream || !captures,
     }))
+}
+
+fn code_of(code: String, language: Language, params: Option<&Value>) -> Result<Work, Refusal> {
+    if language != Language::Python && params.is_some() {
+        return Err(invalid("params", "with another language", "params only with Python"));
+    }
+    Ok(match language {
+        Language::Python => Work::Cell { code, params: params.map(canonical) },
+        Language::Sh => Work::Line(code),
+        Language::Node => Work::Program(vec!["node".to_owned(), "-e".to_owned(), code]),
+    })
 }
 
 fn work_of(command: String, args: Option<Vec<String>>) -> Result<Work, Refusal> {

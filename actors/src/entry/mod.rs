@@ -1,22 +1,29 @@
 //! Where requests of the bus become questions to actors, and their answers become replies.
 
+mod agents;
 mod checks;
+mod deployments;
+mod dialect;
 mod keyed;
+mod read;
 mod service;
 mod templates;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use keyed::Keyed;
 pub use keyed::bucket;
+use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::codec::{BODY_MAX, Codec};
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::id::{NodeId, SandboxId};
+use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::{CacheStock, GetPool, PoolStatus, Reaped, Stock};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{
@@ -26,17 +33,22 @@ use sandpit_messages::sandbox::{
 use sandpit_messages::subject::{self, Request};
 use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use sandpit_messages::time::{Moment, Now, WallTime};
+use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
+use schemars::JsonSchema;
 pub use service::service;
 
+use crate::agent::AgentActor;
 use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor, GetCache, Run};
+use crate::market::MarketActor;
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
+use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
 
 /// What an answer needs to find its way back before its caller stops listening.
@@ -65,6 +77,12 @@ pub struct Ports {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who runs agents in sandboxes.
+    pub agents: ActorRef<AgentActor>,
+    /// Who replays prices.
+    pub market: ActorRef<MarketActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
 }
 
 /// Answers the requests of the bus.
@@ -103,16 +121,21 @@ impl Entry {
 
     async fn answer(self, request: Arrived) -> Reply {
         let codec = codec_of(&request.message);
-        let (verb, sandbox) = match ingress::asked(&request.message) {
-            Ok(asked) => (service::verb_of(asked.verb).to_owned(), asked.sandbox),
+        let (verb, tool, sandbox) = match ingress::asked(&request.message) {
+            Ok(asked) => match Tool::named(asked.verb) {
+                Some(tool) => (tool.verb.to_owned(), Some(tool), asked.sandbox),
+                None => (asked.verb.to_owned(), None, asked.sandbox),
+            },
             Err(refusal) => return Reply::refused(codec, &refusal),
         };
         // On a node without accounts everything belongs to one tenant.
         let (tenant, until) = (Tenant::local(), self.until(&request));
-        let call = Call { request, codec, sandbox, tenant, until };
+        let call = Call { request, codec, sandbox, tool, tenant, until, key: OnceLock::new() };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "export" if self.draining.load(Ordering::Acquire) => {
+            "create" | "exec" | "agent" | "replay" | "export" | "deploy" | "scale"
+                if self.draining.load(Ordering::Acquire) =>
+            {
                 Reply::refused(codec, &Refusal::Draining)
             }
             "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
@@ -121,13 +144,24 @@ impl Entry {
             "status" => self.respond(&call, |ask: GetStatus| self.status(&call, ask)).await,
             "terminate" => self.respond(&call, |ask: Terminate| self.terminate(&call, ask)).await,
             "cancel" => self.respond(&call, |ask: Cancel| self.cancel(&call, ask)).await,
-            "export" => self.respond(&call, |ask: Export| self.export(&call, ask)).await,
+            "agent" => self.respond(&call, |ask: RunAgent| self.agent(&call, ask)).await,
+            "halt" => self.respond(&call, |ask: HaltAgent| self.halt(&call, ask)).await,
+            "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
+            "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
+            "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
+            "export" => self.respond(&call, |ask: Export| Box::pin(self.export(&call, ask))).await,
             "template-list" => {
                 self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
             }
             "template-get" => self.respond(&call, |ask: TemplateGet| self.template_get(ask)).await,
             "template-import" => {
                 self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
+            }
+            "deploy" => self.respond(&call, |ask: Deploy| Box::pin(self.deploy(&call, ask))).await,
+            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
+            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
+            "deployments" => {
+                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
             }
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
@@ -147,7 +181,7 @@ impl Entry {
     /// Reads a request, has it answered by `work`, and writes the answer.
     async fn respond<R, F>(&self, call: &Call, work: impl FnOnce(R) -> F) -> Reply
     where
-        R: Request,
+        R: Request + JsonSchema,
         F: Future<Output = Result<R::Reply, Refusal>>,
     {
         let (clock, message) = (self.ports.clock, &call.request.message);
@@ -155,7 +189,7 @@ impl Entry {
         let asked = if call.request.until <= now {
             Err(Refusal::TooLate { late: now.since(call.request.until) })
         } else {
-            ingress::read::<R>(message, call.sandbox)
+            self.read::<R>(call).await
         };
         let answer = match asked {
             Ok(ask) => {
@@ -184,12 +218,18 @@ impl Entry {
         self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
     }
 
-    async fn acquire(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
         checks::place(&ask, provider.descriptor().kind)?;
-        let order = checks::create(self.settle_template(ask, until).await?, call.tenant.clone())?;
+        if provider.resolve(&ask.template).is_none()
+            && let Some(template) = dialect::template(&ask.template)
+        {
+            template.clone_into(&mut ask.template);
+        }
+        self.settle_template(&mut ask, until).await?;
+        let order = checks::create(ask, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
         let provider = provider.descriptor();
@@ -221,11 +261,17 @@ impl Entry {
             ask.template = Some(known);
         }
         let is_fresh = ask.sandbox_id.is_none();
+        let captures = ask.capture_output.unwrap_or(true);
         let running = async {
             let order = checks::exec(ask, call.tenant.clone())?;
             let run = Run { order, until: call.until };
             let result = self.ports.exec.ask_settled(run).await??;
-            Ok(fit(call.codec, Arc::unwrap_or_clone(result)))
+            let mut result = Arc::unwrap_or_clone(result);
+            if !captures {
+                result.stdout.clear();
+                result.stderr.clear();
+            }
+            Ok(fit(call.codec, result))
         };
         match is_fresh {
             true => self.keyed.once_claimed::<Exec>(call, request, running).await,
@@ -264,7 +310,7 @@ impl Entry {
 
     async fn status(&self, call: &Call, ask: GetStatus) -> Result<SandboxStatus, Refusal> {
         let Ports { clock, provider, pool, .. } = &self.ports;
-        let sandbox = ask.sandbox_id;
+        let (sandbox, execution) = self.asked_about(call, &ask).await?;
         let question = GetFacts { tenant: call.tenant.clone(), sandbox };
         let fact = pool.ask_settled(question).await??;
         let sampling = tokio::time::timeout(SAMPLE_MAX, provider.sample(sandbox));
@@ -299,6 +345,7 @@ impl Entry {
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
             name: fact.name,
+            execution,
             template: self.ports.provider.title(&fact.template),
         })
     }
@@ -365,9 +412,13 @@ struct Call {
     codec: Codec,
     /// The sandbox its subject names.
     sandbox: Option<SandboxId>,
+    /// The tool under whose own name it was asked.
+    tool: Option<&'static Tool>,
     tenant: Tenant,
     /// Until when an actor may take.
     until: Moment,
+    /// An idempotency key that came among the arguments.
+    key: OnceLock<String>,
 }
 
 const MIB: f64 = 1_048_576.0;

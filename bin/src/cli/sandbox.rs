@@ -214,7 +214,7 @@ const fn word(status: Status) -> &'static str {
 }
 
 async fn status(session: &Session, sandbox_id: SandboxId, out: Out) -> Result<Exit, Failure> {
-    let asked = session.client.request(&GetStatus { sandbox_id }, Call::default()).await;
+    let asked = session.client.request(&GetStatus::of(sandbox_id), Call::default()).await;
     let what = format!("sandbox {sandbox_id} did not answer");
     let status = asked.map_err(|error| Failure::of_ask(what, &error))?;
     if out.json {
@@ -263,7 +263,7 @@ async fn kill(
     }
     let mut ended = Vec::new();
     for &sandbox_id in which {
-        let asked = session.client.request(&Terminate { sandbox_id }, Call::default()).await;
+        let asked = session.client.request(&Terminate::of(sandbox_id), Call::default()).await;
         let what = format!("sandbox {sandbox_id} was not ended");
         ended.push(asked.map_err(|error| Failure::of_ask(what, &error))?);
     }

@@ -117,6 +117,7 @@ impl Pool {
             last_activity: now,
             executions: 0,
             running: BTreeMap::new(),
+            retiring: None,
             check: now,
             order,
         };

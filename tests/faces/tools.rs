@@ -1,0 +1,68 @@
+//! The tools as assistants use them: third-party clients of the Model Context Protocol ask, and
+//! other faces show what it did.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::node::{Node, PROGRAM};
+use crate::venv;
+
+/// The official SDK, a NATS client to look through, and a second opinion on schemas.
+const PACKAGES: &[&str] = &["mcp==2.3.0", "nats-py==2.16.0", "jsonschema==4.26.0"];
+
+/// A script of `tests/faces/tools` with what it needs to know of a node.
+fn script(node: &Node, name: &str, words: &[&str]) -> String {
+    let place = venv::with(PACKAGES);
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("faces/tools");
+    let mut python = Command::new(place.join("python"));
+    python.arg(scripts.join(name)).args(words);
+    let output = node.run(&["--json", "env"]);
+    let variables: Value = serde_json::from_slice(&output.stdout).expect("a document");
+    for name in ["NATS_URL", "NATS_USER", "NATS_PASSWORD"] {
+        python.env(name, variables[name].as_str().expect("text"));
+    }
+    let data = node.data().display().to_string();
+    let address = node.ready["http"].as_str().expect("an address");
+    python.env("FACE_CLI", json!([PROGRAM, "--data", data]).to_string());
+    python.env("FACE_STDIO", json!([PROGRAM, "--data", data, "mcp"]).to_string());
+    python.env("FACE_URL", format!("http://{address}/mcp"));
+    python.env("PYTHONDONTWRITEBYTECODE", "1");
+    let said = venv::run(&mut python);
+    // The transcript of the run, for whoever asked to see it.
+    println!("{said}");
+    said
+}
+
+#[test]
+fn the_sdk_lists_and_calls_every_tool_over_stdio_and_other_faces_see_it() {
+    let node = Node::start(&[]);
+    script(&node, "tour.py", &["stdio"]);
+    assert!(node.leave().success());
+}
+
+#[test]
+fn the_sdk_lists_and_calls_every_tool_over_http_and_other_faces_see_it() {
+    let node = Node::start(&[]);
+    script(&node, "tour.py", &["http"]);
+    assert!(node.leave().success());
+}
+
+#[test]
+fn long_calls_tell_how_far_they_are_and_end_when_they_are_given_up() {
+    let node = Node::start(&[]);
+    for face in ["stdio", "http"] {
+        script(&node, "long.py", &[face]);
+    }
+    assert!(node.leave().success());
+}
+
+#[test]
+fn every_row_of_the_truth_table_holds_over_mcp_and_over_nats() {
+    let node = Node::start(&[]);
+    for face in ["nats", "stdio", "http"] {
+        script(&node, "truth.py", &[face]);
+    }
+    assert!(node.leave().success());
+}
