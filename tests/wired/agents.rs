@@ -114,7 +114,7 @@ async fn a_halted_agent_stays_halted_and_one_without_a_sandbox_has_failed() {
         tokio::time::sleep(5 * SECOND).await;
         let halted = rig.ask(&HaltAgent { agent_id: runs[0].agent_id }).await.unwrap();
         assert_eq!(halted.results.reason.as_deref(), Some("it was halted"));
-        rig.ask(&Terminate { sandbox_id: other, force: false }).await.unwrap();
+        rig.ask(&Terminate { sandbox_id: other, force: None }).await.unwrap();
         tokio::time::sleep(5 * SECOND).await;
         assert_eq!(status(&rig, &runs[0]).await.executions, halted.executions);
         let failed = status(&rig, &runs[1]).await;

@@ -11,4 +11,5 @@ mod keys;
 mod requests;
 mod rig;
 mod supervision;
+mod templates;
 mod trace;

@@ -36,12 +36,13 @@ impl Entry {
     pub(super) async fn deploy(&self, call: &Call, ask: Deploy) -> Result<Deployed, Refusal> {
         let request = keyed::fingerprint(&ask);
         let deploying = async {
-            let (order, notes) = order(ask, call.tenant.clone())?;
+            let settling = self.settle_deployment(ask, &call.tenant, self.patience(call));
+            let (order, notes) = order(settling.await?, call.tenant.clone())?;
             let question = scaler::Deploy { order, until: self.patience(call) };
             let view = self.ports.scaler.ask_settled(question).await??;
             let up = view.instances.iter();
             let mut up = up.filter(|(_, status, _)| *status == InstanceStatus::Running);
-            let first = up.next().or(view.instances.first());
+            let first = up.next().or_else(|| view.instances.first());
             let sandbox = first.map(|(sandbox, ..)| *sandbox).ok_or(Refusal::Unfinished)?;
             let settled = view.is_settled();
             Ok(Deployed {
@@ -196,7 +197,7 @@ pub(super) fn agent(field: &'static str, agent: &AgentConfiguration) -> Result<(
 }
 
 /// A deployment that is wanted, and what is to be said about it.
-fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<String>), Refusal> {
+pub(super) fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<String>), Refusal> {
     let Deploy { template_name, category, configuration } = ask;
     let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let length = (1..=NAME_MAX).contains(&template_name.len());

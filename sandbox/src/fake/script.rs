@@ -18,6 +18,8 @@ pub struct Script {
     pub broken: BTreeSet<String>,
     /// Time a template takes to be prepared, the first time.
     pub prepare_takes: Duration,
+    /// Time a template on top of another one takes to be built, the first time.
+    pub build_takes: Duration,
     /// Time a boot takes at least.
     pub boot_takes: Duration,
     /// What is added to it, at most.
@@ -53,6 +55,7 @@ impl Default for Script {
             templates: ["base", "trading"].map(str::to_owned).into(),
             broken: BTreeSet::new(),
             prepare_takes: Duration::ZERO,
+            build_takes: Duration::ZERO,
             boot_takes: Duration::from_millis(5),
             boot_spread: Duration::ZERO,
             destroy_takes: Duration::ZERO,
