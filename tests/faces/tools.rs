@@ -1,7 +1,7 @@
 //! The tools as assistants use them: third-party clients of the Model Context Protocol ask, and
 //! other faces show what it did.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -14,7 +14,10 @@ const PACKAGES: &[&str] = &["mcp==2.3.0", "nats-py==2.16.0", "jsonschema==4.26.0
 
 /// A script of `tests/faces/tools` with what it needs to know of a node.
 fn script(node: &Node, name: &str, words: &[&str]) -> String {
-    let place = venv::with(PACKAGES);
+    run(node, venv::with(PACKAGES), name, words)
+}
+
+fn run(node: &Node, place: PathBuf, name: &str, words: &[&str]) -> String {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("faces/tools");
     let mut python = Command::new(place.join("python"));
     python.arg(scripts.join(name)).args(words);
@@ -64,5 +67,12 @@ fn every_row_of_the_truth_table_holds_over_mcp_and_over_nats() {
     for face in ["nats", "stdio", "http"] {
         script(&node, "truth.py", &[face]);
     }
+    assert!(node.leave().success());
+}
+
+#[test]
+fn the_python_client_runs_streams_and_keeps_files_with_and_without_async() {
+    let node = Node::start(&[]);
+    run(&node, venv::with_our_client(), "client.py", &[]);
     assert!(node.leave().success());
 }
