@@ -5,13 +5,16 @@
 pub mod agent;
 pub mod bus;
 pub mod clock;
+pub mod crew;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod layers;
 pub mod market;
 mod metrics;
 pub mod node;
 pub mod pool;
 pub mod reaper;
+pub mod scaler;
 pub mod shell;
 pub mod supervise;

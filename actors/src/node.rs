@@ -29,6 +29,7 @@ use crate::exec::{self, ExecActor};
 use crate::market::{self, MarketActor, Prices};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
+use crate::scaler::{self, ScalerActor};
 use crate::supervise::{self, ActorRef, Tree};
 
 /// What a node stands on.
@@ -43,6 +44,9 @@ pub struct Ports {
     pub keys: Option<Arc<dyn Kv>>,
     /// What can be replayed as a feed; a node without prices replays nothing.
     pub prices: Option<Arc<Prices>>,
+    /// Where deployments and swarms are written down (see [`crate::crew::bucket`]); without it,
+    /// they end with this process.
+    pub records: Option<Arc<dyn Kv>>,
     /// Reads the time.
     pub clock: Clock,
     /// Who this node is.
@@ -66,6 +70,8 @@ pub struct Limits {
     pub agent: agent::policy::Limits,
     /// Of replays.
     pub market: market::policy::Limits,
+    /// Of deployments.
+    pub scaler: scaler::policy::Limits,
     /// Of requests let in.
     pub gate: gate::Limits,
     /// Of remembered idempotency keys.
@@ -87,6 +93,8 @@ pub struct Node {
     pub agents: ActorRef<AgentActor>,
     /// Told when a run of an agent ends.
     pub agents_ended: broadcast::Sender<AgentEnded>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
     /// Answers requests, whatever face they come through.
     pub entry: Entry,
     clock: Clock,
@@ -102,8 +110,9 @@ const SPARE_ROOM: usize = 1_024;
 /// # Errors
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
-    let Ports { bus, provider, keys, prices, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, agent, market, gate, keys: remembered } = limits;
+    let Ports { bus, provider, keys, records, prices, clock, node, run } = ports;
+    let Limits { supervise, pool, exec, reaper, agent, market, scaler, gate, keys: remembered } =
+        limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -145,6 +154,19 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         AgentActor::new(life, agent, ports.clone(), rand::random())
     });
 
+    let ports = scaler::Ports {
+        clock,
+        node,
+        pool: pool.clone(),
+        exec: exec.clone(),
+        agents: None,
+        provider: Arc::clone(&provider),
+        records,
+    };
+    let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
+        ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
+    });
+
     let ports = entry::Ports {
         clock,
         node,
@@ -156,11 +178,12 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         reaper: reaper.clone(),
         agents: agents.clone(),
         market,
+        scaler: scaler.clone(),
     };
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, entry, clock, serving })
+    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, scaler, entry, clock, serving })
 }
 
 /// How long each part of leaving may take.
@@ -204,8 +227,10 @@ impl Node {
     /// Leaves: begins nothing new, lets runs end, answers what it was asked, then destroys every
     /// sandbox and ends the actors.
     pub async fn drain(self, patience: Patience) -> Drained {
-        let Self { tree, pool, exec, entry, clock, serving, .. } = self;
+        let Self { tree, pool, exec, scaler, entry, clock, serving, .. } = self;
         entry.drain();
+        // One that is starting over makes nothing either: the pool refuses from its close on.
+        let _ = scaler.ask_settled(scaler::Close).await;
         let until = clock.now() + patience.executions;
         // An actor that is starting over has interrupted its runs already.
         let _ = exec.ask_settled(exec::Close { until }).await;

@@ -4,13 +4,13 @@
 use std::path::Path;
 
 use sandpit_actors::bus::{gate, idempotency};
-use sandpit_actors::{agent, exec, market, node, pool, reaper, supervise};
+use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise};
 use sandpit_config::{
-    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, SuperviseConfig,
-    TemplateConfig,
+    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, ScalerConfig,
+    SuperviseConfig, TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::template::built_in;
 use sandpit_sandbox::provider::Limits;
 
@@ -23,9 +23,17 @@ pub fn node(config: &Config) -> node::Limits {
         reaper: reaper(&config.reaper),
         agent: agent(config),
         market: market::policy::Limits::default(),
+        scaler: scaler(&config.scaler),
         gate: gate(&config.gate),
         keys: idempotency::Limits::default(),
     }
+}
+
+/// `[scaler]`.
+pub fn scaler(config: &ScalerConfig) -> scaler::policy::Limits {
+    let ScalerConfig { instances_max, deployments_max, drain_max } = *config;
+    let limits = scaler::policy::Limits::default();
+    scaler::policy::Limits { instances_max, deployments_max, drain_max, ..limits }
 }
 
 /// `[gate]`.
@@ -145,6 +153,7 @@ pub fn local(config: &Config, node: NodeId, data: &Path) -> Result<Options, Temp
         huge_pages: local.huge_pages,
         bounds: bounds(local),
         templates: templates.collect::<Result<_, _>>()?,
+        layers: Layers::default(),
     })
 }
 

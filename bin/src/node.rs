@@ -13,6 +13,7 @@ use axum::Router;
 use sandpit_actors::bus::nats::{ConnectError, Credentials, NatsBus};
 use sandpit_actors::bus::{Bus, BusState};
 use sandpit_actors::clock::Clock;
+use sandpit_actors::crew;
 use sandpit_actors::embed::{EmbedError, Embedded, Life};
 use sandpit_actors::market::Prices;
 use sandpit_actors::node::{self, Drained, Patience, Ports};
@@ -123,8 +124,18 @@ impl Node {
         let keys = control.kv(entry::bucket()).await;
         let keys = keys.map_err(|error| unusable_bus().caused_by(&error))?;
         let prices = prices(&config.market)?;
-        let (bus_port, keys) = (Arc::new(bus.clone()), Some(keys));
-        let ports = Ports { bus: bus_port, provider, keys, prices, clock, node: id, run };
+        let records = control.kv(crew::bucket()).await;
+        let records = records.map_err(|error| unusable_bus().caused_by(&error))?;
+        let ports = Ports {
+            bus: Arc::new(bus.clone()),
+            provider,
+            keys: Some(keys),
+            records: Some(records),
+            prices,
+            clock,
+            node: id,
+            run,
+        };
         let actors = node::start(ports, limits::node(&config)).await;
         let mut actors = actors.map_err(|error| unusable_bus().caused_by(&error))?;
         bus.barrier().await.map_err(|error| unusable_bus().caused_by(&error))?;

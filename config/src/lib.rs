@@ -16,5 +16,6 @@ pub use layers::{DEFAULT, Layers, Loaded, Setting};
 pub use sections::{
     AgentConfig, BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, ExecConfig,
     Folder, GateConfig, HttpConfig, LocalConfig, LogFormat, MarketConfig, PaperConfig, PoolConfig,
-    ProviderConfig, ReaperConfig, Requirements, SuperviseConfig, TelemetryConfig, TemplateConfig,
+    ProviderConfig, ReaperConfig, Requirements, ScalerConfig, SuperviseConfig, TelemetryConfig,
+    TemplateConfig,
 };

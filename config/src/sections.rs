@@ -36,6 +36,8 @@ pub struct Config {
     pub paper: PaperConfig,
     /// `[agent]`.
     pub agent: AgentConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -221,6 +223,19 @@ pub struct AgentConfig {
     /// For how long one that ended can be looked at.
     #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
     pub ended_kept: Duration,
+}
+
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
 }
 
 /// Where code runs.

@@ -122,12 +122,24 @@ id! {
     ExecId, "x"
 }
 id! {
-    /// One agent: a program with a paper account. It keeps its id when it goes on elsewhere.
+    /// One request, for logs and progress.
+    RequestId, "r"
+}
+id! {
+    /// One agent, however often its sandbox is replaced.
     AgentId, "a"
 }
 id! {
-    /// One request, for logs and progress.
-    RequestId, "r"
+    /// One deployment.
+    DeploymentId, "d"
+}
+id! {
+    /// One swarm.
+    SwarmId, "s"
+}
+id! {
+    /// One rise that waits for an operator.
+    ApprovalId, "p"
 }
 
 const NODE_LENGTH: usize = 6;
@@ -208,6 +220,15 @@ impl ExecId {
     }
 }
 
+impl RequestId {
+    /// A new request, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'r'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
 impl AgentId {
     /// A new agent, from 128 random bits.
     pub fn minted(random: u128) -> Self {
@@ -217,10 +238,28 @@ impl AgentId {
     }
 }
 
-impl RequestId {
-    /// A new request, from 128 random bits.
+impl DeploymentId {
+    /// A new deployment, from 128 random bits.
     pub fn minted(random: u128) -> Self {
-        let mut text = [b'r'; LENGTH];
+        let mut text = [b'd'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl SwarmId {
+    /// A new swarm, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b's'; LENGTH];
+        fill(&mut text[1..], random);
+        Self(text)
+    }
+}
+
+impl ApprovalId {
+    /// A new approval, from 128 random bits.
+    pub fn minted(random: u128) -> Self {
+        let mut text = [b'p'; LENGTH];
         fill(&mut text[1..], random);
         Self(text)
     }

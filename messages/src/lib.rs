@@ -17,7 +17,11 @@ pub mod subject;
 pub mod tool;
 
 pub mod agent;
+pub mod deployment;
 pub mod exec;
+pub mod health;
 pub mod market;
 pub mod pool;
 pub mod sandbox;
+pub mod swarm;
+pub mod template;

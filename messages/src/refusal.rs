@@ -126,6 +126,28 @@ pub enum Refusal {
         /// One sentence.
         why: String,
     },
+    /// What was put on top of a template does not work.
+    #[error("{step} failed; it said: {said}")]
+    NotBuilt {
+        /// The argument that asked for it.
+        field: &'static str,
+        /// Which part of it.
+        step: String,
+        /// The end of what it said.
+        said: String,
+    },
+    /// An archive is not what it should be.
+    #[error("this is not a template that can be used here: {why}; nothing of it was kept")]
+    NotATemplate {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A template is being built, and will be whether or not its caller waits.
+    #[error("the template is still being built; ask again for the same")]
+    Building {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The sandbox ended within the last hour.
     #[error("sandbox {sandbox} ended {ago:?} ago: {why}")]
     Gone {
@@ -135,6 +157,34 @@ pub enum Refusal {
         why: &'static str,
         /// When.
         ago: Duration,
+    },
+    /// The sandbox is leaving: what runs in it may end, nothing new begins.
+    #[error("sandbox {sandbox} is leaving: its deployment or swarm needs it no more")]
+    Leaving {
+        /// Which.
+        sandbox: SandboxId,
+    },
+    /// A bound on how many there may be.
+    #[error("{wanted} {scope} were wanted; at most {max} are allowed")]
+    OverQuota {
+        /// Of what.
+        scope: &'static str,
+        /// How many there would be.
+        wanted: usize,
+        /// The bound.
+        max: usize,
+        /// The setting that holds it.
+        setting: &'static str,
+    },
+    /// A line of a deployment's `setup` failed.
+    #[error("the setup failed: `{command}` exited with {exit_code}: {stderr}")]
+    SetupFailed {
+        /// The line, shortened.
+        command: String,
+        /// What it exited with.
+        exit_code: i32,
+        /// The end of what it wrote to its standard error.
+        stderr: String,
     },
     /// The idempotency key was used before, for something else.
     #[error("this idempotency key was used for a different request")]
@@ -193,6 +243,9 @@ impl Refusal {
         let (kind, code, ran, retry_after) = match self {
             Self::Malformed { .. }
             | Self::Invalid { .. }
+            | Self::NotBuilt { .. }
+            | Self::NotATemplate { .. }
+            | Self::SetupFailed { .. }
             | Self::Argument { .. }
             | Self::UnknownArgument { .. } => ("invalid_argument", 400, No, None),
             Self::NoSuchSandbox { .. }
@@ -203,14 +256,16 @@ impl Refusal {
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
             Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
-            Self::Gone { .. } => ("gone", 410, No, None),
+            Self::Gone { .. } | Self::Leaving { .. } => ("gone", 410, No, None),
             Self::TooLarge { .. } => ("too_large", 413, No, None),
-            Self::Quota { .. } => ("quota_exceeded", 429, No, None),
+            Self::Quota { .. } | Self::OverQuota { .. } => ("quota_exceeded", 429, No, None),
             Self::Cancelled => ("cancelled", 499, Unknown, None),
             Self::Interrupted | Self::Fault => ("internal", 500, Unknown, None),
             Self::UnknownVerb { .. } | Self::Unsupported { .. } => ("unsupported", 501, No, None),
             Self::Provider { ran, .. } => ("provider_failed", 502, *ran, None),
-            Self::Busy { retry_after, .. } => ("busy", 503, No, Some(*retry_after)),
+            Self::Busy { retry_after, .. } | Self::Building { retry_after } => {
+                ("busy", 503, No, Some(*retry_after))
+            }
             Self::Draining => ("draining", 503, No, Some(Duration::ZERO)),
             Self::Unsettled { .. } => ("unsettled", 503, No, Some(Duration::from_millis(100))),
             Self::Restarting => ("unsettled", 503, No, Some(Duration::from_millis(20))),
@@ -232,6 +287,17 @@ impl Refusal {
             Self::Invalid { field, expected, .. } => Detail {
                 field: Some((*field).to_owned()),
                 expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::NotBuilt { field, .. } => Detail {
+                field: Some((*field).to_owned()),
+                expected: Some("packages and commands that work without a network".to_owned()),
+                ..Detail::default()
+            },
+            Self::NotATemplate { .. } => Detail {
+                field: Some("content".to_owned()),
+                expected: Some("an archive as a node of this version writes it".to_owned()),
+                next: vec!["export the template again and send it again".to_owned()],
                 ..Detail::default()
             },
             Self::Argument { field, expected, .. } => Detail {
@@ -280,6 +346,21 @@ impl Refusal {
                     "terminate a sandbox that is not needed".to_owned(),
                     format!("raise {setting}"),
                 ],
+                ..Detail::default()
+            },
+            Self::Leaving { sandbox } => Detail {
+                handle: Some(sandbox.to_string()),
+                next: vec!["ask another instance of the deployment".to_owned()],
+                ..Detail::default()
+            },
+            Self::OverQuota { scope, setting, .. } => Detail {
+                scope: Some((*scope).to_owned()),
+                next: vec![format!("raise {setting}")],
+                ..Detail::default()
+            },
+            Self::SetupFailed { .. } => Detail {
+                field: Some("setup".to_owned()),
+                expected: Some("lines that exit with 0".to_owned()),
                 ..Detail::default()
             },
             _ => Detail::default(),

@@ -251,6 +251,8 @@ impl Patience {
     pub const LOOK: Self = Self::secs(2, 10);
     /// Create, terminate.
     pub const CHANGE: Self = Self::secs(10, 60);
+    /// Deployments and swarms: what takes longer is answered as it stands, and goes on.
+    pub const FLEET: Self = Self::secs(60, 120);
     /// Executions: their own time limit (at most 3,600 s) and 10 s for the way.
     pub const RUN: Self = Self::secs(60, 3_610);
 

@@ -355,7 +355,7 @@ fn key_schema() -> Value {
 
 /// Every verb a node answers. The schemas are made once.
 pub fn offered() -> &'static [Offered] {
-    use crate::{agent, exec, market, pool, sandbox};
+    use crate::{agent, deployment, exec, market, pool, sandbox, template};
     static OFFERED: LazyLock<Vec<Offered>> = LazyLock::new(|| {
         vec![
             Offered::of::<sandbox::Create>(false),
@@ -369,6 +369,14 @@ pub fn offered() -> &'static [Offered] {
             Offered::of::<agent::GetFills>(false),
             Offered::of::<market::StartReplay>(false),
             Offered::of::<market::GetBars>(false),
+            Offered::of::<template::Export>(true),
+            Offered::of::<template::TemplateList>(false),
+            Offered::of::<template::TemplateGet>(false),
+            Offered::of::<template::TemplateImport>(false),
+            Offered::of::<deployment::Deploy>(false),
+            Offered::of::<deployment::Scale>(false),
+            Offered::of::<deployment::Undeploy>(false),
+            Offered::of::<deployment::GetDeployments>(false),
             Offered::of::<pool::GetPool>(false),
         ]
     });

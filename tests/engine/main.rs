@@ -8,7 +8,7 @@
 //! * `time`: H38 to H44
 //! * `protocol`: H45 to H48, H51, H52
 //! * `neighbors`: H53, H55, H59
-//! * `packages`: H57, H58
+//! * `packages`, `layers`: H57, H58
 //! * `ends`: H11, H41, H42, H56
 //!
 //! Not here, because what they attack is not here yet: H03 (contexts and branches), H23 (egress),
@@ -22,6 +22,7 @@ mod doctor;
 mod ends;
 mod hazards;
 mod kernel;
+mod layers;
 mod neighbors;
 mod packages;
 mod protocol;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sandpit_actors::clock::Clock;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_messages::time::Moment;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, Provider, Work,
@@ -58,6 +58,7 @@ pub(crate) fn options() -> Options {
         huge_pages: true,
         bounds: Bounds::default(),
         templates: BTreeMap::from([("base".to_owned(), base())]),
+        layers: Layers::default(),
     }
 }
 

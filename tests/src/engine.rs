@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::local::mode;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, probe, template};
 use sandpit_sandbox::provider::{CreateRequest, ExecRequest, Progress, Provider, Work};
 
@@ -31,6 +31,7 @@ pub(crate) fn hold_sandboxes(store: &str, node: &str) -> ExitCode {
         huge_pages: true,
         bounds: Bounds::default(),
         templates: template::built_in(),
+        layers: Layers::default(),
     };
     runtime().block_on(async {
         let engine = LocalProvider::start(options, Launcher::CurrentExe).await.expect("an engine");

@@ -3,6 +3,7 @@
 
 mod bus;
 mod contract;
+mod deployments;
 mod execs;
 mod faults;
 mod keys;

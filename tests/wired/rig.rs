@@ -8,6 +8,7 @@ use bytes::Bytes;
 use sandpit_actors::bus::memory::MemoryBus;
 use sandpit_actors::bus::{AskError, Bus, Headers, Kv, Message};
 use sandpit_actors::clock::Clock;
+use sandpit_actors::crew;
 use sandpit_actors::entry;
 use sandpit_actors::node::{self, Limits, Node, Ports};
 use sandpit_messages::codec::Codec;
@@ -65,11 +66,13 @@ impl Rig {
         limits: Limits,
         run: u64,
     ) -> Self {
+        let records = bus.kv(crew::bucket()).await.expect("a bucket");
         let ports = Ports {
             bus: Arc::new(bus),
             provider: Arc::clone(&fake) as _,
             keys: Some(Arc::clone(&keys)),
             prices: None,
+            records: Some(Arc::clone(&records)),
             clock,
             node: NodeId::of_bits(7),
             run,

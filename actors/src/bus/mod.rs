@@ -224,6 +224,8 @@ pub trait Kv: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Revision, KvError>>;
     /// Removes a key that is at `at`.
     fn delete(&self, key: &str, at: Revision) -> BoxFuture<'_, Result<(), KvError>>;
+    /// The keys that begin with `prefix`, as of a moment ago, in their order.
+    fn keys(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, KvError>>;
     /// Reads. May be stale: only the outcome of a write decides.
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, KvError>>;
 }

@@ -10,25 +10,34 @@ use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Exec, Language};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{Create, List};
-use sandpit_sandbox::provider::Work;
+use sandpit_messages::template::{CHUNK_MAX, TemplateImport};
+use sandpit_sandbox::provider::{Piece, Work};
 use serde_json::Value;
 
+use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
+use crate::layers;
 use crate::pool::policy::Order as PoolOrder;
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
-const TEXT_MAX: usize = 256 * 1024;
+pub(super) const TEXT_MAX: usize = 256 * 1024;
 /// Files of one execution.
-const FILES_MAX: usize = 64;
+pub(super) const FILES_MAX: usize = 64;
 /// Variables of one environment, and entries of one `metadata`.
 const ENTRIES_MAX: usize = 64;
 /// Bytes of one environment.
 const ENV_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of one `metadata`.
 const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Packages on top of a template.
+const PACKAGES_MAX: usize = 32;
+/// Bytes of one requirement.
+const PACKAGE_MAX: usize = 200;
+/// Characters of the name of a template.
+const TEMPLATE_NAME_MAX: usize = 63;
 /// Characters of a name.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 /// Bytes of a path.
 const PATH_MAX: usize = 4_096;
 /// Words of one command.
@@ -41,7 +50,11 @@ const TIMEOUT_DEFAULT: u32 = 60;
 const HOUR: u32 = 3_600;
 const DAY: u32 = 86_400;
 
-fn invalid(field: &'static str, came: impl ToString, expected: impl ToString) -> Refusal {
+pub(super) fn invalid(
+    field: &'static str,
+    came: impl ToString,
+    expected: impl ToString,
+) -> Refusal {
     let came: String = came.to_string().chars().take(64).collect();
     Refusal::Invalid { field, came, expected: expected.to_string() }
 }
@@ -57,16 +70,16 @@ pub(super) fn within(
     Err(invalid(field, came, format!("{} to {}", range.start(), range.end())))
 }
 
-fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
+pub(super) fn at_most(what: &'static str, bytes: usize, max: usize) -> Result<(), Refusal> {
     if bytes <= max { Ok(()) } else { Err(Refusal::TooLarge { what, bytes, max }) }
 }
 
-fn template(name: &str) -> Result<(), Refusal> {
+pub(super) fn template(name: &str) -> Result<(), Refusal> {
     let length = (1..=NAME_MAX).contains(&name.chars().count());
     if length { Ok(()) } else { Err(invalid("template", name, "the name of a template")) }
 }
 
-fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(super) fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if vars.len() > ENTRIES_MAX {
         return Err(invalid("env_vars", vars.len(), format!("at most {ENTRIES_MAX} entries")));
     }
@@ -79,6 +92,78 @@ fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     }
     let bytes = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("environment", bytes, ENV_BYTES_MAX)
+}
+
+/// What a new template may be called: a word that no id of one begins with.
+pub(super) fn template_name(name: &str) -> Result<(), Refusal> {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fine = (1..=TEMPLATE_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|byte| letter(byte) || byte == b'-')
+        && !name.starts_with('-')
+        && !layers::is_id(name);
+    let expected =
+        format!("1 to {TEMPLATE_NAME_MAX} of a-z, 0-9 and `-`, not beginning with `-` or `tpl-`");
+    if fine { Ok(()) } else { Err(invalid("template_name", name, expected)) }
+}
+
+/// A piece of an archive.
+pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
+    if let Some(name) = &ask.template_name {
+        template_name(name)?;
+    }
+    let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if ask.sha256.len() != 64 || !ask.sha256.bytes().all(hexadecimal) {
+        return Err(invalid("sha256", &ask.sha256, "64 of 0-9 and a-f"));
+    }
+    if ask.size == 0 || ask.offset >= ask.size {
+        return Err(invalid("offset", ask.offset, "less than size"));
+    }
+    let expected = format!("base64 of at most {CHUNK_MAX} bytes");
+    let bytes = super::templates::decoded(&ask.content)
+        .ok_or_else(|| invalid("content", format!("{} characters", ask.content.len()), expected))?;
+    Ok(super::templates::piece(ask, bytes))
+}
+
+/// Packages as a caller names them: names, extras and versions, and nothing that pip would take
+/// for an option, a path or an address.
+pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
+    if packages.len() > PACKAGES_MAX {
+        let expected = format!("at most {PACKAGES_MAX} packages");
+        return Err(invalid("install_packages", packages.len(), expected));
+    }
+    let fine = |package: &str| {
+        let letter = |c: char| c.is_ascii_alphanumeric() || " ._-[],<>=!~*+".contains(c);
+        package.len() <= PACKAGE_MAX
+            && package.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && package.chars().all(letter)
+    };
+    match packages.iter().find(|package| !fine(package)) {
+        Some(bad) => Err(invalid(
+            "install_packages",
+            bad,
+            "a name with extras and versions, as scipy==1.15.2",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Where a sandbox is wanted, and what it is to reach: this node has one provider, is in no
+/// region, and lets no sandbox out.
+pub(super) fn place(ask: &Create, provider: &str) -> Result<(), Refusal> {
+    packages(&ask.install_packages)?;
+    let unsupported = |what: String| Err(Refusal::Unsupported { what });
+    if ask.allow_internet {
+        return unsupported("allow_internet: a sandbox that reaches the internet".to_owned());
+    }
+    if let Some(asked) = ask.provider.as_deref().filter(|asked| *asked != provider) {
+        let asked: String = asked.chars().take(64).collect();
+        return unsupported(format!("provider `{asked}` (this node has `{provider}`)"));
+    }
+    if let Some(region) = &ask.region {
+        let region: String = region.chars().take(64).collect();
+        return unsupported(format!("region `{region}` (this node is in none)"));
+    }
+    Ok(())
 }
 
 /// A sandbox that is wanted.
@@ -102,6 +187,9 @@ pub(super) fn create(ask: Create, tenant: Tenant) -> Result<Arc<PoolOrder>, Refu
     if ask.metadata.len() > ENTRIES_MAX {
         let expected = format!("at most {ENTRIES_MAX} entries");
         return Err(invalid("metadata", ask.metadata.len(), expected));
+    }
+    if let Some(ours) = ask.metadata.keys().find(|name| name.starts_with(RESERVED)) {
+        return Err(invalid("metadata", ours, "keys that do not begin with `sandpit.`"));
     }
     let bytes = ask.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("metadata", bytes, METADATA_BYTES_MAX)?;

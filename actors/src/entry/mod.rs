@@ -2,10 +2,12 @@
 
 mod agents;
 mod checks;
+mod deployments;
 mod dialect;
 mod keyed;
 mod read;
 mod service;
+mod templates;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +19,7 @@ use keyed::Keyed;
 pub use keyed::bucket;
 use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::codec::{BODY_MAX, Codec};
+use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::id::{NodeId, SandboxId};
@@ -28,6 +31,7 @@ use sandpit_messages::sandbox::{
     SandboxStatus, Status, StatusFilter, Terminate, Terminated, Termination,
 };
 use sandpit_messages::subject::{self, Request};
+use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use sandpit_messages::time::{Moment, Now, WallTime};
 use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
@@ -41,9 +45,10 @@ use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor, GetCache, Run};
 use crate::market::MarketActor;
-use crate::pool::policy::{Cause, Facts, Order, StockView};
+use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
+use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
 
 /// What an answer needs to find its way back before its caller stops listening.
@@ -76,6 +81,8 @@ pub struct Ports {
     pub agents: ActorRef<AgentActor>,
     /// Who replays prices.
     pub market: ActorRef<MarketActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
 }
 
 /// Answers the requests of the bus.
@@ -126,7 +133,9 @@ impl Entry {
         let call = Call { request, codec, sandbox, tool, tenant, until, key: OnceLock::new() };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "agent" | "replay" if self.draining.load(Ordering::Acquire) => {
+            "create" | "exec" | "agent" | "replay" | "export" | "deploy" | "scale"
+                if self.draining.load(Ordering::Acquire) =>
+            {
                 Reply::refused(codec, &Refusal::Draining)
             }
             "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
@@ -140,6 +149,20 @@ impl Entry {
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
+            "export" => self.respond(&call, |ask: Export| self.export(&call, ask)).await,
+            "template-list" => {
+                self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
+            }
+            "template-get" => self.respond(&call, |ask: TemplateGet| self.template_get(ask)).await,
+            "template-import" => {
+                self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
+            }
+            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
+            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
+            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
+            "deployments" => {
+                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
+            }
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();
@@ -181,7 +204,8 @@ impl Entry {
         }
     }
 
-    async fn create(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn create(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
+        let call = &call.keyed(ask.idempotency_key.take());
         let request = keyed::fingerprint(&ask);
         let acquiring = self.acquire(call, ask);
         let pool = &self.ports.pool;
@@ -194,28 +218,25 @@ impl Entry {
         self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
     }
 
-    async fn acquire(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
-        let older = dialect::template(&ask.template);
-        let order = checks::create(ask, call.tenant.clone())?;
-        let acquire = Acquire { order: Arc::clone(&order), until };
-        let granted = match (pool.ask_settled(acquire).await?, older) {
-            (Err(Refusal::NoSuchTemplate { .. }), Some(template)) => {
-                let template = template.to_owned();
-                let order = Arc::new(Order { template, ..(*order).clone() });
-                pool.ask_settled(Acquire { order, until }).await??
-            }
-            (granted, _) => granted?,
-        };
+        checks::place(&ask, provider.descriptor().kind)?;
+        if provider.resolve(&ask.template).is_none()
+            && let Some(template) = dialect::template(&ask.template)
+        {
+            template.clone_into(&mut ask.template);
+        }
+        let order = checks::create(self.settle_template(ask, until).await?, call.tenant.clone())?;
+        let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
         let provider = provider.descriptor();
         Ok(Created {
             sandbox_id: granted.sandbox,
             name: granted.name,
             status: Status::Running,
-            template: granted.template,
+            template: self.ports.provider.title(&granted.template),
             resources: resources(granted.limits),
             created_at: wall(now, granted.at).rfc3339(),
             expires_at: wall(now, granted.expires).rfc3339(),
@@ -226,11 +247,18 @@ impl Entry {
             acquire_ms: now.moment.since(call.request.at).as_secs_f64() * 1e3,
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
+            region: None,
+            cost_per_hour_microusd: None,
+            notes: Vec::new(),
         })
     }
 
-    async fn exec(&self, call: &Call, ask: Exec) -> Result<Executed, Refusal> {
+    async fn exec(&self, call: &Call, mut ask: Exec) -> Result<Executed, Refusal> {
         let request = keyed::fingerprint(&ask);
+        let template = ask.template.as_deref();
+        if let Some(known) = template.and_then(|name| self.ports.provider.resolve(name)) {
+            ask.template = Some(known);
+        }
         let is_fresh = ask.sandbox_id.is_none();
         let captures = ask.capture_output.unwrap_or(true);
         let running = async {
@@ -253,7 +281,10 @@ impl Entry {
     async fn list(&self, call: &Call, ask: List) -> Result<Listing, Refusal> {
         let ask = checks::list(ask)?;
         let Ports { clock, node, pool, .. } = &self.ports;
-        let facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        let mut facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        for fact in &mut facts {
+            fact.template = self.ports.provider.title(&fact.template);
+        }
         let matches = |fact: &Facts| {
             let status = match ask.status_filter {
                 StatusFilter::Running => fact.ended.is_none(),
@@ -313,8 +344,8 @@ impl Entry {
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
             name: fact.name,
-            template: fact.template,
             execution,
+            template: self.ports.provider.title(&fact.template),
         })
     }
 
@@ -373,6 +404,7 @@ impl Entry {
 }
 
 /// One request on its way through the entry.
+#[derive(Clone)]
 struct Call {
     request: Arrived,
     /// Of the answer.

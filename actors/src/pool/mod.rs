@@ -12,8 +12,8 @@ use actix::prelude::*;
 use futures_util::stream;
 use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Granted, Limits, Pool};
 pub use questions::{
-    Acquire, Close, Describe, GetFacts, GetStocks, Inventory, ListFacts, Reap, Release, Terminate,
-    Use, Used, View,
+    Acquire, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts, Reap,
+    Release, Retire, Terminate, Use, Used, View,
 };
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
@@ -105,6 +105,7 @@ impl PoolActor {
             | Event::Describe { ticket, .. }
             | Event::Use { ticket, .. }
             | Event::Terminate { ticket, .. }
+            | Event::Retire { ticket, .. }
             | Event::Close { ticket, .. } => Some(ticket),
             _ => None,
         };
@@ -426,6 +427,17 @@ impl Handler<Asked<Terminate>> for PoolActor {
     }
 }
 
+impl Handler<Asked<Retire>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<Retire>, ctx: &mut Context<Self>) {
+        let (Retire { tenant, sandbox, drained }, caller) = asked.open();
+        let span = caller.span().clone();
+        let event = |ticket| Event::Retire { ticket, tenant, sandbox, drained };
+        self.ask(Asker::Terminate(caller), span, ctx, event);
+    }
+}
+
 impl Handler<Asked<Release>> for PoolActor {
     type Result = ();
 
@@ -446,6 +458,17 @@ impl Handler<Asked<Reap>> for PoolActor {
         let span = caller.span().clone();
         span.in_scope(|| self.step(Event::Reap { sandbox, cause }, ctx));
         // The reaper looks again in its next round, whether it heard this or not.
+        let _ = caller.answer(());
+    }
+}
+
+impl Handler<Asked<Learn>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<Learn>, ctx: &mut Context<Self>) {
+        let (Learn { template }, caller) = asked.open();
+        self.step(Event::Learn { template }, ctx);
+        // What is known stays known whether or not its teller waits.
         let _ = caller.answer(());
     }
 }
@@ -486,6 +509,15 @@ impl Handler<Asked<Inventory>> for PoolActor {
         let (Inventory, caller) = asked.open();
         self.record_levels(self.ports.clock.now());
         let _ = caller.answer(self.pool.owned());
+    }
+}
+
+impl Handler<Asked<GetHeld>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<GetHeld>, _: &mut Context<Self>) {
+        let (GetHeld, caller) = asked.open();
+        let _ = caller.answer(self.pool.held());
     }
 }
 

@@ -19,7 +19,7 @@ use sandpit_sandbox::provider::{self, TemplateInfo};
 
 use crate::shell::Ticket;
 use lease::Lease;
-pub use lease::{Allowed, Cause, Ended, Facts, Granted, Order, Owned, OwnedStage};
+pub use lease::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, OwnedStage};
 pub use look::StockView;
 pub use stock::Counts;
 use stock::{Asking, State, Stock, Waiting};
@@ -31,6 +31,7 @@ mod look;
 mod stock;
 #[cfg(test)]
 mod tests;
+mod used;
 
 /// What the pool may do. Valid already: the configuration was checked when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,12 +104,17 @@ pub enum Event {
     Acquire { ticket: Ticket, order: Arc<Order>, until: Moment },
     /// A caller wants to know what a template is.
     Describe { ticket: Ticket, template: String, until: Moment },
+    /// There is a template that may not have been there before.
+    Learn { template: String },
     /// A holder is about to run something that is over by `until`.
     Use { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, exec: ExecId, until: Moment },
     /// That is over.
     Used { sandbox: SandboxId, exec: ExecId, sandbox_usable: bool },
     /// A holder is done with its sandbox, and waits until it is gone.
     Terminate { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, until: Moment },
+    /// A holder is done with its sandbox once what runs in it is over, at `drained` at the latest,
+    /// and waits until it is gone.
+    Retire { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, drained: Moment },
     /// A sandbox is not needed any more; nobody waits for its end.
     Release { sandbox: SandboxId, cause: Cause },
     /// The reaper found one that should have ended.
@@ -170,7 +176,7 @@ pub enum Answer {
     Described(TemplateInfo),
     /// To [`Event::Use`].
     Allowed(Allowed),
-    /// To [`Event::Terminate`].
+    /// To [`Event::Terminate`] and [`Event::Retire`].
     Ended(Ended),
     /// To [`Event::Close`].
     Closed {
@@ -308,6 +314,9 @@ impl Pool {
             Event::Describe { ticket, template, until } => {
                 self.describe(now, ticket, &template, until, effects);
             }
+            Event::Learn { template } => {
+                self.stocks.entry(template).or_insert_with(|| Stock::new(0));
+            }
             Event::Use { ticket, tenant, sandbox, exec, until } => {
                 match self.begin_use(now, &tenant, sandbox, exec, until, effects) {
                     Ok(answer) => effects.push(Effect::Answer { ticket, answer }),
@@ -315,13 +324,16 @@ impl Pool {
                 }
             }
             Event::Used { sandbox, exec, sandbox_usable } => {
-                self.end_use(now, sandbox, exec);
+                self.end_use(now, sandbox, exec, effects);
                 if !sandbox_usable && self.leased.contains_key(&sandbox) {
                     self.end_lease(now, sandbox, Cause::Lost, effects);
                 }
             }
             Event::Terminate { ticket, tenant, sandbox, until } => {
                 self.terminate(now, ticket, &tenant, sandbox, until, effects);
+            }
+            Event::Retire { ticket, tenant, sandbox, drained } => {
+                self.retire(now, ticket, &tenant, sandbox, drained, effects);
             }
             Event::Release { sandbox, cause } => {
                 if self.leased.contains_key(&sandbox) {
@@ -441,43 +453,6 @@ impl Pool {
         }
     }
 
-    fn begin_use(
-        &mut self,
-        now: Moment,
-        tenant: &Tenant,
-        sandbox: SandboxId,
-        exec: ExecId,
-        until: Moment,
-        effects: &mut Vec<Effect>,
-    ) -> Result<Answer, Refusal> {
-        let overdue = match self.leased.get(&sandbox) {
-            Some(lease) if lease.order.tenant == *tenant => lease.due() <= now,
-            _ => return Err(self.not_held(now, tenant, sandbox)),
-        };
-        if overdue {
-            self.reap(now, sandbox, Cause::Expired, effects);
-            return Err(self.not_held(now, tenant, sandbox));
-        }
-        let lease = self.leased.get_mut(&sandbox).expect("looked up above");
-        lease.running.insert(exec, until);
-        lease.executions += 1;
-        lease.last_activity = now;
-        let longest = lease.granted + self.limits.lifetime_max;
-        lease.expires = lease.expires.max((until + self.limits.after_exec).min(longest));
-        let template = lease.order.template.clone();
-        self.reschedule(sandbox);
-        Ok(Answer::Allowed(Allowed { template }))
-    }
-
-    fn end_use(&mut self, now: Moment, sandbox: SandboxId, exec: ExecId) {
-        if let Some(lease) = self.leased.get_mut(&sandbox)
-            && lease.running.remove(&exec).is_some()
-        {
-            lease.last_activity = now;
-            self.reschedule(sandbox);
-        }
-    }
-
     fn terminate(
         &mut self,
         now: Moment,
@@ -513,10 +488,16 @@ impl Pool {
         let Some(lease) = self.leased.get(&sandbox).filter(|lease| lease.due() <= now) else {
             return;
         };
-        let cause = if lease.expires <= now { Cause::Expired } else { Cause::Idle };
+        let retired = lease.retiring.as_ref().is_some_and(|retiring| retiring.until <= now);
+        let cause = match lease.expires <= now {
+            _ if retired => Cause::Terminated,
+            true => Cause::Expired,
+            false => Cause::Idle,
+        };
         match cause {
             Cause::Expired => self.swept.expired += 1,
-            _ => self.swept.idle += 1,
+            Cause::Idle => self.swept.idle += 1,
+            _ => (),
         }
         self.end_lease(now, sandbox, cause, effects);
     }

@@ -8,7 +8,7 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::TemplateInfo;
 
-use super::policy::{Allowed, Cause, Ended, Facts, Granted, Order, Owned, StockView, Swept};
+use super::policy::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, StockView, Swept};
 use crate::supervise::Question;
 
 /// Asks for a sandbox, and waits for it until `until`.
@@ -35,6 +35,17 @@ pub struct Describe {
 
 impl Question for Describe {
     type Answer = Result<TemplateInfo, Refusal>;
+}
+
+/// Says that a template can be made sandboxes of, which nobody may have known when the pool began.
+#[derive(Clone, Debug)]
+pub struct Learn {
+    /// Which.
+    pub template: String,
+}
+
+impl Question for Learn {
+    type Answer = ();
 }
 
 /// Asks for leave to run something in a sandbox that the tenant holds.
@@ -81,6 +92,22 @@ pub struct Terminate {
 }
 
 impl Question for Terminate {
+    type Answer = Result<Ended, Refusal>;
+}
+
+/// Ends a sandbox that the tenant holds once what runs in it is over, and waits until it is gone.
+/// Nothing new begins in it meanwhile.
+#[derive(Clone, Debug)]
+pub struct Retire {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which.
+    pub sandbox: SandboxId,
+    /// What still runs then is ended.
+    pub drained: Moment,
+}
+
+impl Question for Retire {
     type Answer = Result<Ended, Refusal>;
 }
 
@@ -137,6 +164,14 @@ pub struct Inventory;
 
 impl Question for Inventory {
     type Answer = Vec<Owned>;
+}
+
+/// Asks for everything that is leased.
+#[derive(Clone, Debug)]
+pub struct GetHeld;
+
+impl Question for GetHeld {
+    type Answer = Vec<Held>;
 }
 
 /// Asks what is ready.

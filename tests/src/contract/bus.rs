@@ -521,6 +521,12 @@ pub async fn a_key_is_written_only_at_the_revision_its_writer_saw(rig: Rig) {
     kv.delete("key", second).await.unwrap();
     assert_eq!(kv.get("key").await, Ok(None));
     assert!(kv.create("key", "anew".into()).await.unwrap() > second);
+    kv.create("kept.one", "one".into()).await.unwrap();
+    kv.create("kept.two", "two".into()).await.unwrap();
+    let gone = kv.create("kept.gone", "gone".into()).await.unwrap();
+    kv.delete("kept.gone", gone).await.unwrap();
+    assert_eq!(kv.keys("kept.").await.unwrap(), ["kept.one", "kept.two"]);
+    assert_eq!(kv.keys("nothing.").await.unwrap(), [""; 0]);
 }
 
 /// Without anybody removing it.

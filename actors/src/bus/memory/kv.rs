@@ -140,6 +140,21 @@ impl Kv for MemoryKv {
         async move { deleted.await.map(|_| ()) }.boxed()
     }
 
+    fn keys(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, KvError>> {
+        let prefix = prefix.to_owned();
+        async move {
+            let Inner { hub, connection, .. } = &*self.inner;
+            self.inner.usable().map_err(|error| KvError::Unusable(error.to_string()))?;
+            tokio::time::sleep(2 * hub.way(*connection)).await;
+            let world = hub.world();
+            let bucket = &world.buckets[&self.name];
+            let now = hub.clock.now();
+            let living = bucket.keys.keys().filter(|key| key.starts_with(&prefix));
+            Ok(living.filter(|key| bucket.living(key, now).is_some()).cloned().collect())
+        }
+        .boxed()
+    }
+
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<Entry>, KvError>> {
         let key = key.to_owned();
         async move {

@@ -1,5 +1,6 @@
 //! Buckets. Only the outcome of a write decides; what cannot be known is said to be unknown.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
@@ -8,8 +9,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, context::KeyValueErrorKind, kv};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, TryStreamExt};
 
 use super::super::{Bucket, Entry, Kv, KvError, Revision};
 use super::Inner;
@@ -111,6 +112,23 @@ impl Kv for NatsKv {
                 gone.map_err(|error| refused(error.kind(), &error))
             };
             self.inner.in_time(call).await.unwrap_or(Err(KvError::Unknown))
+        }
+        .boxed()
+    }
+
+    fn keys(&self, prefix: &str) -> BoxFuture<'_, Result<Vec<String>, KvError>> {
+        let prefix = prefix.to_owned();
+        async move {
+            let unusable = |error: &dyn fmt::Display| KvError::Unusable(error.to_string());
+            let call = async {
+                let all = self.store.keys().await.map_err(|error| unusable(&error))?;
+                let all: Vec<String> = all.try_collect().await.map_err(|error| unusable(&error))?;
+                let wanted = all.into_iter().filter(|key| key.starts_with(&prefix));
+                // A key written meanwhile may come twice.
+                Ok(wanted.collect::<BTreeSet<_>>().into_iter().collect())
+            };
+            let late = || Err(KvError::Unusable(format!("no answer in {ANSWER_MAX:?}")));
+            self.inner.in_time(call).await.unwrap_or_else(late)
         }
         .boxed()
     }

@@ -113,6 +113,7 @@ impl Pool {
             last_activity: now,
             executions: 0,
             running: BTreeMap::new(),
+            retiring: None,
             check: now,
             order,
         };

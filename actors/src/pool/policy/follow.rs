@@ -281,11 +281,14 @@ impl Pool {
         cause: Cause,
         effects: &mut Vec<Effect>,
     ) {
-        let Some(lease) = self.leased.remove(&sandbox) else { return };
+        let Some(mut lease) = self.leased.remove(&sandbox) else { return };
+        let waiting = lease.retiring.take().map(|retiring| retiring.waiting).unwrap_or_default();
         self.checks.remove(&(lease.check, sandbox));
         self.end(now, sandbox, &Arc::clone(&lease.order).template, cause, effects);
         if let Some(ending) = self.ending.get_mut(&sandbox) {
             ending.lease = Some(lease);
+            let until = now + self.limits.terminate_wait;
+            ending.waiting.extend(waiting.into_iter().map(|ticket| (ticket, until)));
         }
     }
 

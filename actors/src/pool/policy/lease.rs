@@ -9,6 +9,8 @@ use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider;
 
+use crate::shell::Ticket;
+
 /// What a caller wants. Valid already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -120,14 +122,26 @@ pub(super) struct Lease {
     pub(super) executions: u64,
     /// What runs in it, and by when each is over, whatever becomes of those who started it.
     pub(super) running: BTreeMap<ExecId, Moment>,
+    /// Set once nothing new may begin in it.
+    pub(super) retiring: Option<Retiring>,
     /// When it is looked at next; its place in the pool's list of such moments.
     pub(super) check: Moment,
+}
+
+/// A lease that ends with the last run in it.
+#[derive(Clone, Debug)]
+pub(super) struct Retiring {
+    /// What still runs then is ended.
+    pub(super) until: Moment,
+    /// Callers who wait until the sandbox is gone.
+    pub(super) waiting: Vec<Ticket>,
 }
 
 impl Lease {
     /// When time alone ends it, as things are.
     pub(super) fn due(&self) -> Moment {
-        self.expires.min(self.idle_since() + self.order.idle_timeout)
+        let due = self.expires.min(self.idle_since() + self.order.idle_timeout);
+        self.retiring.as_ref().map_or(due, |retiring| due.min(retiring.until))
     }
 
     /// Since when nothing has run, or from when nothing can be running any more.
@@ -161,6 +175,8 @@ pub struct Facts {
     pub executions: u64,
     /// What its holder wrote there.
     pub metadata: BTreeMap<String, String>,
+    /// As it was asked for.
+    pub order: Arc<Order>,
     /// How and when it ended, if it did.
     pub ended: Option<(Cause, Moment)>,
 }
@@ -177,9 +193,27 @@ impl Facts {
             last_activity: lease.last_activity,
             executions: lease.executions,
             metadata: lease.order.metadata.clone(),
+            order: Arc::clone(&lease.order),
             ended,
         }
     }
+}
+
+/// A leased sandbox, as those see it who keep many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Which.
+    pub sandbox: SandboxId,
+    /// When it became its holder's.
+    pub granted: Moment,
+    /// When something was last known to run in it.
+    pub last_activity: Moment,
+    /// Executions so far.
+    pub executions: u64,
+    /// Executions that run in it now.
+    pub running: usize,
+    /// What its holder asked for.
+    pub order: Arc<Order>,
 }
 
 /// The end of a sandbox, as its holder is told.

@@ -111,6 +111,19 @@ impl Pool {
         all.map(|(sandbox, stage)| Owned { sandbox, stage }).collect()
     }
 
+    /// Everything that is leased, by id.
+    pub fn held(&self) -> Vec<Held> {
+        let held = self.leased.iter().map(|(sandbox, lease)| Held {
+            sandbox: *sandbox,
+            granted: lease.granted,
+            last_activity: lease.last_activity,
+            executions: lease.executions,
+            running: lease.running.len(),
+            order: Arc::clone(&lease.order),
+        });
+        held.collect()
+    }
+
     /// What a tenant has, and had within the last hour, by id.
     pub fn facts(&self, now: Moment, tenant: &Tenant) -> Vec<Facts> {
         let theirs = |lease: &&Lease| lease.order.tenant == *tenant;

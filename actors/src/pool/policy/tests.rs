@@ -475,3 +475,49 @@ fn a_pool_that_closes_refuses_callers_ends_everything_and_says_when() {
     assert_eq!(last, [Effect::Answer { ticket: Ticket(3), answer: closed }]);
     assert_eq!(pool.next_deadline(), None);
 }
+
+fn begin(exec: u64, sandbox: SandboxId) -> Event {
+    let (ticket, tenant, exec) = (Ticket(100 + exec), Tenant::local(), ExecId::numbered(exec));
+    Event::Use { ticket, tenant, sandbox, exec, until: at(200) }
+}
+
+fn retire(ticket: u64, sandbox: SandboxId, drained: u64) -> Event {
+    let tenant = Tenant::local();
+    Event::Retire { ticket: Ticket(ticket), tenant, sandbox, drained: at(drained) }
+}
+
+#[test]
+fn what_retires_ends_with_its_last_run_and_begins_nothing_new() {
+    let (mut pool, sandbox) = leased(limits(0));
+    let _ = pool.step(at(2), begin(1, sandbox));
+    assert_eq!(pool.step(at(3), retire(2, sandbox, 60)), []);
+    let refused = pool.step(at(4), begin(2, sandbox));
+    assert_eq!(refusal(&refused), Some(&Refusal::Leaving { sandbox }));
+    let used = Event::Used { sandbox, exec: ExecId::numbered(1), sandbox_usable: true };
+    let destroy = Effect::Destroy { sandbox, cause: Cause::Terminated };
+    assert_eq!(pool.step(at(5), used), [destroy]);
+    let gone = pool.step(at(6), Event::Destroyed { sandbox });
+    let [Effect::Answer { ticket: Ticket(2), answer: Answer::Ended(ended) }] = gone[..] else {
+        panic!("{gone:?}");
+    };
+    assert!(ended.verified);
+}
+
+#[test]
+fn what_does_not_end_while_it_retires_is_ended_then() {
+    let (mut pool, sandbox) = leased(limits(0));
+    let _ = pool.step(at(2), begin(1, sandbox));
+    let _ = pool.step(at(3), retire(2, sandbox, 60));
+    assert_eq!(pool.next_deadline(), Some(at(60)));
+    assert_eq!(pool.step(at(59), Event::Tick), []);
+    let destroy = Effect::Destroy { sandbox, cause: Cause::Terminated };
+    assert_eq!(pool.step(at(60), Event::Tick), [destroy]);
+    assert_eq!(pool.swept(), Swept::default(), "its time was not over");
+}
+
+#[test]
+fn what_is_idle_retires_at_once() {
+    let (mut pool, sandbox) = leased(limits(0));
+    let destroy = Effect::Destroy { sandbox, cause: Cause::Terminated };
+    assert_eq!(pool.step(at(3), retire(2, sandbox, 60)), [destroy]);
+}

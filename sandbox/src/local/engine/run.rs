@@ -28,6 +28,7 @@ use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Sample, W
 mod cell;
 mod command;
 mod output;
+pub(super) mod transfer;
 
 use output::Output;
 
