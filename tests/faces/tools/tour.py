@@ -3,10 +3,12 @@
 usage: tour.py stdio|http
 """
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 
 from faces import FACES, MCPError, refused, run
 from jsonschema import Draft202012Validator
@@ -86,8 +88,11 @@ async def sandboxes(ask, nats):
     return sandbox
 
 
-async def agents(ask, nats, sandbox):
+async def agents(ask, nats):
     symbols = os.environ["FACE_SYMBOLS"].split(",")[:3]
+    # Its programs compute with numpy.
+    created = await patiently(ask, "create_e2b_sandbox", name="trader", template="trading")
+    sandbox = created["sandbox_id"]
     ran = await ask(
         "run_e2b_agent", sandbox_id=sandbox, agent_type="momentum_trader", symbols=symbols, wait=120
     )
@@ -97,6 +102,19 @@ async def agents(ask, nats, sandbox):
     assert seen.ok and seen["sandbox_id"] == sandbox
     fills = await nats.ask("fills", agent_id=ran["agent_id"])
     assert fills.ok, fills.body
+    await nats.ask("terminate", sandbox_id=sandbox)
+
+
+async def patiently(ask, tool, **arguments):
+    """The first sandbox of a template waits until it is built; its refusal says when to ask again."""
+    until = time.monotonic() + 300
+    while True:
+        answer = await ask.face.ask(tool, **arguments)
+        if answer.ok or time.monotonic() > until or answer["kind"] not in ("busy", "timeout"):
+            assert answer.ok, answer.body
+            ask.called.add(tool)
+            return answer
+        await asyncio.sleep((answer.get("retry_after_ms") or 500) / 1000)
 
 
 async def deployments(ask, nats):
@@ -253,7 +271,7 @@ async def main():
         ask = Tour(face, tools)
         sandbox = await sandboxes(ask, nats)
         await resources(face, sandbox)
-        await agents(ask, nats, sandbox)
+        await agents(ask, nats)
         await templates(ask, nats, sandbox)
         await health(ask, nats)
         await deployments(ask, nats)

@@ -7,6 +7,7 @@ usage: truth.py nats|stdio|http
 import asyncio
 import os
 import sys
+import time
 
 from faces import FACES, refused, run
 
@@ -88,7 +89,13 @@ async def an_unknown_sandbox_is_not_terminated(face):
 
 async def an_agent_runs_and_tells_on_what_data(face):
     symbols = os.environ["FACE_SYMBOLS"].split(",")[:2]
-    created = await face.ask("create_e2b_sandbox", name="agent")
+    # The first sandbox of a template waits until it is built.
+    until = time.monotonic() + 300
+    while True:
+        created = await face.ask("create_e2b_sandbox", name="agent", template="trading")
+        if created.ok or created["kind"] not in ("busy", "timeout") or time.monotonic() > until:
+            break
+        await asyncio.sleep(0.5)
     sandbox = created["sandbox_id"]
     ran = await face.ask(
         "run_e2b_agent", sandbox_id=sandbox, agent_type="analyzer", symbols=symbols, wait=120
