@@ -18,7 +18,7 @@ const EDGES: &str = include_str!("agents_edges.py");
 const JUDGE: &str = include_str!("agents_judge.py");
 
 /// Real prices, fetched as a person does it: they are no part of this repository.
-fn prices() -> Value {
+pub(crate) fn prices() -> Value {
     let data = Path::new(env!("CARGO_TARGET_TMPDIR")).join("prices");
     let mut fetch = Command::new(PROGRAM);
     fetch.arg("--data").arg(data).args(["--json", "market", "fetch"]);

@@ -69,10 +69,25 @@ pub(super) fn culprit<R: Request>(fields: &Map<String, Value>, error: &str) -> R
         }
     });
     match guilty {
+        // What cannot be an id is nobody's.
+        Some((name, Value::String(text))) if handle(name).is_some() => {
+            Refusal::NoSuch { what: handle(name).unwrap_or_default(), name: shortened(text) }
+        }
         Some((name, value)) => {
             Refusal::Argument { field: name.clone(), came: came(value), expected: error.to_owned() }
         }
         None => Refusal::Malformed { at: error.to_owned() },
+    }
+}
+
+/// Of what an argument is the id, if it is one that callers are given and hand back.
+fn handle(name: &str) -> Option<&'static str> {
+    match name {
+        "deployment_id" => Some("deployment"),
+        "swarm_id" => Some("swarm"),
+        "agent_id" => Some("agent"),
+        "execution_id" => Some("execution"),
+        _ => None,
     }
 }
 
@@ -97,9 +112,15 @@ fn object(
 ) -> Result<Map<String, Value>, Refusal> {
     let none = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&none);
+    // Where a type keeps what it does not know, so do we.
+    let takes_more = schema.get("additionalProperties").is_some_and(|more| *more != false);
     let mut read = Map::new();
     for (key, value) in arguments {
         let Some((name, divisor)) = name_of(known, &key) else {
+            if takes_more {
+                read.insert(key, value);
+                continue;
+            }
             return Err(Refusal::UnknownArgument {
                 field: place.of(&shortened(&key)),
                 verb: place.asked.to_owned(),

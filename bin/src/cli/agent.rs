@@ -99,6 +99,7 @@ async fn begin(session: &Session, run: Run, out: Out) -> Result<Exit, Failure> {
     let Run { sandbox, agent_type, symbols, params, wait } = run;
     let ask = RunAgent {
         sandbox_id: sandbox,
+        agent_id: None,
         agent_type,
         symbols,
         strategy_params: params.into_iter().collect::<Map<_, _>>(),

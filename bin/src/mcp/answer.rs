@@ -81,6 +81,9 @@ pub(super) fn line(verb: &str, value: &Value) -> String {
         "list" => format!("{} of {} sandboxes", list("sandboxes"), value["total_count"]),
         "status" => format!("sandbox {} is {}", text("sandbox_id"), text("status")),
         "terminate" => text("message"),
+        "agent" => {
+            format!("{} {} after {}", text("agent_type"), text("status"), text("execution_time"))
+        }
         _ => told(value),
     }
 }

@@ -2,14 +2,16 @@
 //! more.
 
 use std::pin::pin;
+use std::str::FromStr;
 use std::time::Duration;
 
 use rmcp::model::{CallToolResult, JsonObject, ProgressNotificationParam, ProgressToken, Resource};
 use rmcp::{Peer, RoleServer};
 use sandpit_actors::bus::{AskError, Feed, Message};
+use sandpit_messages::agent::HaltAgent;
 use sandpit_messages::codec::Codec;
 use sandpit_messages::exec::Cancel;
-use sandpit_messages::id::{ExecId, RequestId};
+use sandpit_messages::id::{AgentId, ExecId, RequestId};
 use sandpit_messages::progress::Progress;
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::subject::{self, Patience, Request};
@@ -46,6 +48,8 @@ struct Work<'a> {
     verb: &'static str,
     /// The run, if it is one.
     exec: Option<ExecId>,
+    /// The agent, if it is one.
+    agent: Option<AgentId>,
     /// Where it runs, as the caller wrote it.
     sandbox: Option<Value>,
 }
@@ -86,7 +90,14 @@ impl Face {
         {
             arguments.entry(tool::KEY).or_insert_with(|| key.clone());
         }
-        let exec = (tool.verb == "exec").then(|| named_run(&mut arguments)).flatten();
+        let exec: Option<ExecId> = match tool.verb {
+            "exec" => named(&mut arguments, "execution_id", ExecId::minted(rand::random())),
+            _ => None,
+        };
+        let agent: Option<AgentId> = match tool.verb {
+            "agent" => named(&mut arguments, "agent_id", AgentId::minted(rand::random())),
+            _ => None,
+        };
         if exec.is_some() && token.is_some() && !arguments.contains_key("cache") {
             arguments.entry("stream").or_insert(Value::Bool(true));
         }
@@ -114,7 +125,7 @@ impl Face {
             let asking = async move { client.relay(relayed, &arguments).await };
             tokio::spawn(asking.in_current_span())
         };
-        let work = Work { client, verb: tool.verb, exec, sandbox };
+        let work = Work { client, verb: tool.verb, exec, agent, sandbox };
         let told = token.map(|token| (token, context.peer.clone()));
         self.attend(work, asking, feed, told, context).await
     }
@@ -187,18 +198,21 @@ impl Face {
 impl Work<'_> {
     /// Ends what was asked for, and waits until it has.
     async fn stop(self, mut asking: Asking, under_way: UnderWay) {
-        match (self.verb, self.exec) {
-            (_, Some(exec)) => {
+        let cancel = self.cancel();
+        match (self.verb, cancel) {
+            (_, Some((verb, arguments))) => {
                 let stop = async {
                     loop {
-                        self.cancel(exec).await;
+                        if let Err(error) = relay(self.client, verb, &arguments).await {
+                            tracing::debug!(%error, verb, "not stopped yet");
+                        }
                         if tokio::time::timeout(STOP_EVERY, &mut asking).await.is_ok() {
                             return;
                         }
                     }
                 };
                 if tokio::time::timeout(STOP_MAX, stop).await.is_err() {
-                    tracing::warn!(%exec, "an execution that was given up still runs");
+                    tracing::warn!(verb, "what was given up still runs");
                 }
             }
             // A sandbox that is made for nobody is ended as soon as it is there.
@@ -220,21 +234,16 @@ impl Work<'_> {
         }
     }
 
-    async fn cancel(&self, execution_id: ExecId) {
-        let mut arguments = json!({ "execution_id": execution_id });
+    /// The request that ends what was asked for, where one does.
+    fn cancel(&self) -> Option<(&'static str, Value)> {
+        if let Some(agent) = self.agent {
+            return Some((HaltAgent::VERB.as_str(), json!({ "agent_id": agent })));
+        }
+        let mut arguments = json!({ "execution_id": self.exec? });
         if let Some(sandbox) = &self.sandbox {
             arguments["sandbox_id"] = sandbox.clone();
         }
-        let relayed = Relayed {
-            verb: Cancel::VERB,
-            replay: Cancel::REPLAY,
-            patience: Cancel::PATIENCE.default,
-            key: None,
-            request: RequestId::minted(rand::random()),
-        };
-        if let Err(error) = self.client.relay(relayed, &arguments).await {
-            tracing::debug!(%error, "an execution was not cancelled");
-        }
+        Some((Cancel::VERB.as_str(), arguments))
     }
 }
 
@@ -260,15 +269,17 @@ pub(super) async fn relay(
     client.relay(relayed, arguments).await
 }
 
-/// The id under which a run can be stopped: the caller's own, or one made here.
-fn named_run(arguments: &mut JsonObject) -> Option<ExecId> {
-    match argument(arguments, "executionid") {
+/// The id under which work can be stopped: the caller's own, or the one that was made for it.
+fn named<T>(arguments: &mut JsonObject, name: &str, made: T) -> Option<T>
+where
+    T: FromStr + ToString,
+{
+    match argument(arguments, &name.replace('_', "")) {
         Some(Value::String(own)) => own.parse().ok(),
         Some(_) => None,
         None => {
-            let exec = ExecId::minted(rand::random());
-            arguments.insert("execution_id".to_owned(), exec.to_string().into());
-            Some(exec)
+            arguments.insert(name.to_owned(), made.to_string().into());
+            Some(made)
         }
     }
 }
@@ -296,6 +307,10 @@ fn patience(
             let seconds = named("timeout").or_else(|| named("timeoutseconds"));
             let limit = seconds.map(Duration::from_secs).or(millis).unwrap_or(RUN_DEFAULT);
             limit.saturating_add(WAY)
+        }
+        "agent" => {
+            let wait = named("wait").map_or(RUN_DEFAULT, Duration::from_secs);
+            wait.saturating_add(WAY)
         }
         "create" if argument(arguments, "installpackages").is_none() => allowed.default,
         _ if effect == Effect::Reads => allowed.default,
@@ -373,9 +388,10 @@ mod tests {
     #[test]
     fn a_run_has_an_id_before_it_runs() {
         let mut own = object(json!({ "executionId": ExecId::numbered(7) }));
-        assert_eq!(named_run(&mut own), Some(ExecId::numbered(7)));
+        let made = ExecId::numbered(8);
+        assert_eq!(named(&mut own, "execution_id", made), Some(ExecId::numbered(7)));
         let mut none = object(json!({}));
-        let made = named_run(&mut none).unwrap();
+        assert_eq!(named(&mut none, "execution_id", made), Some(made));
         assert_eq!(none["execution_id"], made.to_string());
     }
 }

@@ -3,10 +3,12 @@
 usage: tour.py stdio|http
 """
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import time
 
 from faces import FACES, MCPError, refused, run
 from jsonschema import Draft202012Validator
@@ -24,6 +26,15 @@ def cli(*words):
     command = json.loads(os.environ["FACE_CLI"])
     done = subprocess.run([*command, "--json", *words], capture_output=True, check=True)
     return json.loads(done.stdout)
+
+
+# What a call has to say beside what is required for its handle to be looked at.
+MEANT = {
+    "execute_e2b_process": {"command": "true"},
+    "run_e2b_agent": {"agent_type": "trend"},
+    "deploy_trading_agent": {"agent_type": "trend"},
+    "execute_swarm_strategy": {"strategy": "trend"},
+}
 
 
 class Tour:
@@ -77,6 +88,100 @@ async def sandboxes(ask, nats):
     return sandbox
 
 
+async def agents(ask, nats):
+    symbols = os.environ["FACE_SYMBOLS"].split(",")[:3]
+    # Its programs compute with numpy.
+    created = await patiently(ask, "create_e2b_sandbox", name="trader", template="trading")
+    sandbox = created["sandbox_id"]
+    ran = await ask(
+        "run_e2b_agent", sandbox_id=sandbox, agent_type="momentum_trader", symbols=symbols, wait=120
+    )
+    assert ran["status"] == "completed", ran.body
+    assert ran["results"]["data"]["rows"] > 100, "it saw real bars"
+    seen = await nats.ask("status", execution_id=ran["execution_id"])
+    assert seen.ok and seen["sandbox_id"] == sandbox
+    fills = await nats.ask("fills", agent_id=ran["agent_id"])
+    assert fills.ok, fills.body
+    await nats.ask("terminate", sandbox_id=sandbox)
+
+
+async def patiently(ask, tool, **arguments):
+    """The first sandbox of a template waits until it is built; its refusal says when to ask again."""
+    until = time.monotonic() + 300
+    while True:
+        answer = await ask.face.ask(tool, **arguments)
+        if answer.ok or time.monotonic() > until or answer["kind"] not in ("busy", "timeout"):
+            assert answer.ok, answer.body
+            ask.called.add(tool)
+            return answer
+        await asyncio.sleep((answer.get("retry_after_ms") or 500) / 1000)
+
+
+async def deployments(ask, nats):
+    name = f"tour-{ask.face.name.split()[1].lower()}"
+    deployed = await ask(
+        "deploy_e2b_template", template_name=name, category="custom",
+        configuration={
+            "template": "base", "instances": 2, "files": {"told.txt": "hello"},
+            "setup": ["grep hello told.txt"],
+        },
+    )
+    deployment = deployed["deployment_id"]
+    assert len(deployed["sandboxes"]) == 2, deployed.body
+    first = deployed["sandbox_id"]
+    read = await nats.ask("exec", sandbox_id=first, command="cat told.txt")
+    assert read["stdout"] == "hello", "what was deployed over MCP is there over NATS"
+    scaled = await ask("scale_e2b_deployment", deployment_id=deployment, instance_count=3)
+    assert scaled["total_instances"] == 3 and len(scaled["instances"]) == 3
+    known = await nats.ask("deployments", deployment_id=deployment)
+    assert known["deployments"][0]["desired"] == 3, known.body
+    gone = await nats.ask("undeploy", deployment_id=deployment)
+    assert gone.ok, gone.body
+
+
+async def templates(ask, nats, sandbox):
+    name = f"kept-{ask.face.name.split()[1].lower()}"
+    await nats.ask("exec", sandbox_id=sandbox, command="echo kept > /home/user/kept.txt")
+    exported = await ask(
+        "export_e2b_template", sandbox_id=sandbox, template_name=name, include_data=True
+    )
+    assert exported["template_name"] == name and exported["size_mb"] > 0 and exported["sha256"]
+    again = await nats.ask("create", template=name)
+    assert again.ok, again.body
+    read = await nats.ask("exec", sandbox_id=again["sandbox_id"], command="cat /home/user/kept.txt")
+    assert read["stdout"] == "kept\n", read.body
+    await nats.ask("terminate", sandbox_id=again["sandbox_id"])
+
+
+async def health(ask, nats):
+    health = await ask("monitor_e2b_health", include_all_sandboxes=True)
+    listed = await nats.ask("list", status_filter="running")
+    assert health["total_sandboxes"] >= listed["total_count"] >= 1
+    assert health["overall_health"] in ("healthy", "degraded", "unhealthy")
+
+
+async def swarms(ask, nats):
+    symbols = os.environ["FACE_SYMBOLS"].split(",")[:2]
+    swarm = (await ask("init_e2b_swarm", topology="mesh", maxAgents=4, strategy="balanced"))["swarm_id"]
+    added = await ask("deploy_trading_agent", swarm_id=swarm, agent_type="analyzer", symbols=symbols)
+    assert added["sandbox_id"] and added["agent_id"]
+    seen = await nats.ask("status", sandbox_id=added["sandbox_id"])
+    assert seen.ok and seen["status"] == "running", "an agent of a swarm has a sandbox"
+    status = await ask("get_swarm_status", swarm_id=swarm)
+    assert status["agent_count"] == 1, status.body
+    scaled = await ask("scale_swarm", swarm_id=swarm, target_agents=2, scale_mode="immediate")
+    assert scaled["target_agents"] == 2
+    ran = await ask("execute_swarm_strategy", swarm_id=swarm, strategy="analyzer", timeout=120)
+    assert ran["execution_id"] and ran["status"] in ("completed", "executing"), ran.body
+    watched = await ask("monitor_swarm_health", swarm_id=swarm)
+    assert watched["health_status"] in ("healthy", "degraded", "critical")
+    await ask("get_swarm_metrics", swarm_id=swarm, time_range="1h")
+    stopped = await ask("shutdown_swarm", swarm_id=swarm, grace_period=10)
+    assert stopped["agents_stopped"] >= 1, stopped.body
+    after = await nats.ask("status", sandbox_id=added["sandbox_id"])
+    assert not after.ok or after["status"] == "stopped", after.body
+
+
 async def resources(face, sandbox):
     client = face.client
     uris = [str(one.uri) for one in (await client.list_resources()).resources]
@@ -124,8 +229,7 @@ async def wrong_calls(face, tools):
             if handle in tools[tool].input_schema.get("required", []):
                 required = {name: sample(taken[name]) for name in tools[tool].input_schema["required"]}
                 unknown = {**required, handle: "never-was"}
-                if tool == "execute_e2b_process":
-                    unknown["command"] = "true"
+                unknown.update(MEANT.get(tool, {}))
                 answer = await face.ask(tool, **unknown)
                 refused(answer, "not_found")
     try:
@@ -167,6 +271,11 @@ async def main():
         ask = Tour(face, tools)
         sandbox = await sandboxes(ask, nats)
         await resources(face, sandbox)
+        await agents(ask, nats)
+        await templates(ask, nats, sandbox)
+        await health(ask, nats)
+        await deployments(ask, nats)
+        await swarms(ask, nats)
         await wrong_calls(face, tools)
         ended = await ask("terminate_e2b_sandbox", sandbox_id=sandbox)
         assert ended["status"] == "terminated"

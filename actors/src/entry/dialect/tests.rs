@@ -1,3 +1,4 @@
+use sandpit_messages::deployment::{Deploy, Scale};
 use sandpit_messages::exec::Exec;
 use sandpit_messages::sandbox::{Create, GetStatus, List};
 use sandpit_messages::schema;
@@ -69,6 +70,20 @@ fn what_is_wrong_is_named_with_what_came_and_what_is_taken() {
     check(fault::<List>(json!({ "cursor": "x" })), "cursor", "\"x\"");
     check(fault::<GetStatus>(json!({})), "sandbox_id", "missing");
     check(fault::<GetStatus>(json!({ "sandbox_id": null })), "sandbox_id", "missing");
+}
+
+#[test]
+fn what_a_type_keeps_is_kept_and_what_cannot_be_an_id_is_nobodys() {
+    let deploy: Deploy = read(json!({
+        "templateName": "a", "category": "custom",
+        "config": "{\"memoryMb\": 512, \"threshold\": 0.5}",
+    }))
+    .unwrap();
+    assert_eq!(deploy.configuration.memory_mb, Some(512));
+    assert_eq!(deploy.configuration.more["threshold"], 0.5);
+    let scale = json!({ "deploymentId": "dep_1", "instance_count": 2 });
+    let refusal = read::<Scale>(scale).unwrap_err();
+    assert!(matches!(refusal, Refusal::NoSuch { what: "deployment", .. }), "{refusal}");
 }
 
 #[test]
