@@ -362,6 +362,7 @@ impl Provider for Fake {
             events,
             world: Arc::clone(&self.world),
             endings: self.endings.clone(),
+            says: self.script.says.clone(),
         };
         tokio::spawn(run.play(request));
         Ok(ExecStream::new(stream))

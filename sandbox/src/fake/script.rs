@@ -1,6 +1,6 @@
 //! What the fake is told to do, and what the code that runs in it says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sandpit_messages::sandbox::LimitsEnforced;
@@ -44,6 +44,8 @@ pub struct Script {
     pub percent_refused: u64,
     /// A list shows what was so long ago.
     pub list_lag: Duration,
+    /// What is printed instead of a text, by what the text begins with.
+    pub says: BTreeMap<String, String>,
 }
 
 impl Default for Script {
@@ -66,6 +68,7 @@ impl Default for Script {
             ends_refused: 0,
             percent_refused: 0,
             list_lag: Duration::ZERO,
+            says: BTreeMap::new(),
         }
     }
 }
