@@ -170,7 +170,7 @@ async fn what_cannot_be_written_down_or_taken_in_is_refused_and_says_why() {
         }
         let problem = rig.ask(&export(SandboxId::numbered(9), "desk")).await.unwrap_err();
         assert_eq!(&*problem.kind, "not_found");
-        rig.ask(&Terminate { sandbox_id: sandbox, force: None }).await.unwrap();
+        rig.ask(&Terminate::of(sandbox)).await.unwrap();
         assert_eq!(&*rig.ask(&export(sandbox, "desk")).await.unwrap_err().kind, "gone");
 
         let get = TemplateGet { template_name: "desk".to_owned(), offset: 0 };

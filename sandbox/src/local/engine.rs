@@ -41,6 +41,7 @@ mod hub;
 mod layer;
 mod life;
 mod link;
+mod prepare;
 mod provider;
 mod run;
 mod sandbox;
