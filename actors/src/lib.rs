@@ -2,12 +2,14 @@
 //! never does.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bus;
 pub mod clock;
 pub mod crew;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod market;
 mod metrics;
 pub mod node;
 pub mod pool;

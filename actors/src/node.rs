@@ -19,12 +19,15 @@ use std::time::Duration;
 use futures_util::future::join;
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::Provider;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
+use crate::agent::{self, AgentActor, AgentEnded};
 use crate::bus::{Bus, BusError, Kv, Serving, gate, idempotency};
 use crate::clock::Clock;
+use crate::crew;
 use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
+use crate::market::{self, MarketActor, Prices};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
 use crate::scaler::{self, ScalerActor};
@@ -43,6 +46,8 @@ pub struct Ports {
     /// Where deployments and swarms are written down (see [`crate::crew::bucket`]); without it,
     /// they end with this process.
     pub records: Option<Arc<dyn Kv>>,
+    /// What can be replayed as a feed; a node without prices replays nothing.
+    pub prices: Option<Arc<Prices>>,
     /// Reads the time.
     pub clock: Clock,
     /// Who this node is.
@@ -64,6 +69,10 @@ pub struct Limits {
     pub reaper: reaper::policy::Limits,
     /// Of deployments.
     pub scaler: scaler::policy::Limits,
+    /// Of agents.
+    pub agent: agent::policy::Limits,
+    /// Of replays.
+    pub market: market::policy::Limits,
     /// Of requests let in.
     pub gate: gate::Limits,
     /// Of remembered idempotency keys.
@@ -83,6 +92,10 @@ pub struct Node {
     pub reaper: ActorRef<ReaperActor>,
     /// Who keeps deployments at their size.
     pub scaler: ActorRef<ScalerActor>,
+    /// Who runs agents in sandboxes.
+    pub agents: ActorRef<AgentActor>,
+    /// Told when a run of an agent ends.
+    pub agents_ended: broadcast::Sender<AgentEnded>,
     /// Answers requests, whatever face they come through.
     pub entry: Entry,
     clock: Clock,
@@ -98,8 +111,9 @@ const SPARE_ROOM: usize = 1_024;
 /// # Errors
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
-    let Ports { bus, provider, keys, records, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, scaler, gate, keys: remembered } = limits;
+    let Ports { bus, provider, keys, records, prices, clock, node, run } = ports;
+    let Limits { supervise, pool, exec, reaper, agent, market, scaler, gate, keys: remembered } =
+        limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -125,14 +139,30 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
 
+    let ports = market::Ports { clock, node, bus: Arc::clone(&bus), prices };
+    let market =
+        tree.keep("market", SPARE_ROOM, move |life| MarketActor::new(life, market, ports.clone()));
+
+    let agents_ended = broadcast::Sender::new(agent::ENDED_ROOM);
+    let ports = agent::Ports {
+        clock,
+        bus: Arc::clone(&bus),
+        exec: exec.clone(),
+        market: market.clone(),
+        ended: agents_ended.clone(),
+    };
+    let agents = tree.keep("agent", SPARE_ROOM, move |life| {
+        AgentActor::new(life, agent, ports.clone(), rand::random())
+    });
+
     let ports = scaler::Ports {
         clock,
         node,
         pool: pool.clone(),
         exec: exec.clone(),
-        agents: None,
+        agents: Some(Arc::new(crew::agents::Desk::new(clock, agents.clone()))),
         provider: Arc::clone(&provider),
-        records,
+        records: records.clone(),
     };
     let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
         ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
@@ -148,11 +178,13 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         exec: exec.clone(),
         reaper: reaper.clone(),
         scaler: scaler.clone(),
+        agents: agents.clone(),
+        market,
     };
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, scaler, entry, clock, serving })
+    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, scaler, entry, clock, serving })
 }
 
 /// How long each part of leaving may take.

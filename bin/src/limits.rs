@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use sandpit_actors::bus::{gate, idempotency};
-use sandpit_actors::{exec, node, pool, reaper, scaler, supervise};
+use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise};
 use sandpit_config::{
     Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, ScalerConfig,
     SuperviseConfig, TemplateConfig,
@@ -22,6 +22,8 @@ pub fn node(config: &Config) -> node::Limits {
         exec: exec(config),
         reaper: reaper(&config.reaper),
         scaler: scaler(&config.scaler),
+        agent: agent(config),
+        market: market::policy::Limits::default(),
         gate: gate(&config.gate),
         keys: idempotency::Limits::default(),
     }
@@ -81,6 +83,26 @@ pub fn exec(config: &Config) -> exec::policy::Limits {
             output_max: cache.output_max,
         },
         ..exec::policy::Limits::default()
+    }
+}
+
+/// `[agent]` and `[paper]`.
+pub fn agent(config: &Config) -> agent::policy::Limits {
+    /// In a dollar.
+    const MICROS: i64 = 1_000_000;
+    let (agent, paper) = (config.agent, config.paper);
+    agent::policy::Limits {
+        agents_max: agent.agents_max,
+        bar_max: agent.bar_max,
+        restarts_max: agent.restarts_max,
+        ended_kept: agent.ended_kept,
+        terms: agent::account::Terms {
+            capital: i64::from(paper.capital_usd) * MICROS,
+            commission_bps: paper.commission_bps,
+            slippage_bps: paper.slippage_bps,
+            borrow_bps: paper.borrow_bps,
+        },
+        ..agent::policy::Limits::default()
     }
 }
 

@@ -14,9 +14,10 @@ use sandpit_actors::bus::{Bus, BusState};
 use sandpit_actors::clock::Clock;
 use sandpit_actors::crew;
 use sandpit_actors::embed::{EmbedError, Embedded, Life};
+use sandpit_actors::market::Prices;
 use sandpit_actors::node::{self, Drained, Patience, Ports};
 use sandpit_actors::{entry, exec};
-use sandpit_config::Config;
+use sandpit_config::{Config, MarketConfig};
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::local::{Launcher, LocalProvider};
@@ -123,6 +124,7 @@ impl Node {
             provider,
             keys: Some(keys),
             records: Some(records),
+            prices: prices(&config.market)?,
             clock,
             node: id,
             run,
@@ -251,6 +253,26 @@ pub async fn local(config: &Config, node: NodeId, data: &Path) -> Result<LocalPr
         let what = "no sandboxes can be made on this machine";
         Failure::new(Exit::Failed, "engine_unusable", what).caused_by(&error).next("sandpit doctor")
     })
+}
+
+/// The prices that the node replays, if it has any.
+///
+/// # Errors
+/// A [`Failure`] that names the file, and the line that is no prices.
+fn prices(config: &MarketConfig) -> Result<Option<Arc<Prices>>, Failure> {
+    let Some(path) = &config.prices else { return Ok(None) };
+    let named = path.display();
+    let failed = |what: String| Failure::usage(what).next("sandpit config show");
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|error| {
+        failed(format!("market.prices: {named} cannot be read")).caused_by(&error)
+    })?;
+    let source = config.source.clone().unwrap_or_else(|| named.to_string());
+    let prices = Prices::read(&text, source);
+    let prices = prices.map_err(|error| {
+        failed(format!("market.prices: {named} holds no prices")).caused_by(&error)
+    })?;
+    Ok(Some(Arc::new(prices)))
 }
 
 /// Where clients find the node, and where it connects itself.

@@ -32,6 +32,12 @@ pub struct Config {
     pub reaper: ReaperConfig,
     /// `[scaler]`.
     pub scaler: ScalerConfig,
+    /// `[market]`.
+    pub market: MarketConfig,
+    /// `[paper]`.
+    pub paper: PaperConfig,
+    /// `[agent]`.
+    pub agent: AgentConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -188,6 +194,48 @@ pub struct ScalerConfig {
     /// What runs in an instance that leaves may take so long to end.
     #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
     pub drain_max: Duration,
+}
+
+/// Market data.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarketConfig {
+    /// A file of daily prices; without it the node has none.
+    #[serde(deserialize_with = "unless_empty")]
+    pub prices: Option<PathBuf>,
+    /// Where they are from; without it the file is named.
+    #[serde(deserialize_with = "unless_empty")]
+    pub source: Option<String>,
+}
+
+/// What paper accounts begin with and what trading costs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaperConfig {
+    /// Whole dollars.
+    pub capital_usd: u32,
+    /// Of each trade's value.
+    pub commission_bps: u32,
+    /// Of each trade's price.
+    pub slippage_bps: u32,
+    /// Of the value sold short, a year.
+    pub borrow_bps: u32,
+}
+
+/// Agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// At work at once.
+    pub agents_max: usize,
+    /// Longest a program may take over one bar.
+    #[serde(rename = "bar_max_s", deserialize_with = "seconds")]
+    pub bar_max: Duration,
+    /// Lost programs begun again in one run.
+    pub restarts_max: u32,
+    /// For how long one that ended can be looked at.
+    #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
+    pub ended_kept: Duration,
 }
 
 /// Where code runs.

@@ -13,9 +13,11 @@ pub mod problem;
 pub mod refusal;
 pub mod subject;
 
+pub mod agent;
 pub mod deployment;
 pub mod exec;
 pub mod health;
+pub mod market;
 pub mod pool;
 pub mod sandbox;
 pub mod swarm;

@@ -75,6 +75,22 @@ pub enum Refusal {
         /// Those that exist.
         known: Vec<String>,
     },
+    /// No such thing of another kind, or not the caller's.
+    #[error("there is no {what} {name}")]
+    NoSuch {
+        /// Of what kind: `agent`, `feed`, ..
+        what: &'static str,
+        /// The name or id that was given, shortened.
+        name: String,
+    },
+    /// It cannot be done beside what is there or under way.
+    #[error("{why}")]
+    Conflict {
+        /// In what: `feed`, `agent`, ..
+        scope: &'static str,
+        /// One sentence.
+        why: String,
+    },
     /// The sandbox ended within the last hour.
     #[error("sandbox {sandbox} ended {ago:?} ago: {why}")]
     Gone {
@@ -90,22 +106,6 @@ pub enum Refusal {
     Leaving {
         /// Which.
         sandbox: SandboxId,
-    },
-    /// No such thing of another kind, or not the caller's.
-    #[error("there is no {what} {name}")]
-    NoSuch {
-        /// Of what kind: `agent`, `deployment`, ..
-        what: &'static str,
-        /// The name or id that was given, shortened.
-        name: String,
-    },
-    /// It cannot be done beside what is there or under way.
-    #[error("{why}")]
-    Conflict {
-        /// In what: `deployment`, `swarm`, ..
-        scope: &'static str,
-        /// One sentence.
-        why: String,
     },
     /// A bound on how many there may be.
     #[error("{wanted} {scope} were wanted; at most {max} are allowed")]
@@ -234,6 +234,10 @@ impl Refusal {
                 next: vec!["create another sandbox".to_owned()],
                 ..Detail::default()
             },
+            Self::NoSuch { name, .. } => Detail { handle: Some(name.clone()), ..Detail::default() },
+            Self::Conflict { scope, .. } => {
+                Detail { scope: Some((*scope).to_owned()), ..Detail::default() }
+            }
             Self::KeyReused => Detail {
                 scope: Some("key".to_owned()),
                 next: vec!["use a new key for a new request".to_owned()],
@@ -252,10 +256,6 @@ impl Refusal {
                 next: vec!["ask another instance of the deployment".to_owned()],
                 ..Detail::default()
             },
-            Self::NoSuch { name, .. } => Detail { handle: Some(name.clone()), ..Detail::default() },
-            Self::Conflict { scope, .. } => {
-                Detail { scope: Some((*scope).to_owned()), ..Detail::default() }
-            }
             Self::OverQuota { scope, setting, .. } => Detail {
                 scope: Some((*scope).to_owned()),
                 next: vec![format!("raise {setting}")],

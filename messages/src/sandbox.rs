@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{NodeId, SandboxId};
+use crate::agent::AgentRun;
+use crate::id::{ExecId, NodeId, SandboxId};
 use crate::subject::{Patience, Replay, Request, Verb};
 
 /// "Give me a sandbox of my own."
@@ -223,11 +224,28 @@ impl Request for List {
     const PATIENCE: Patience = Patience::LOOK;
 }
 
-/// "How is it?"
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// "How is it?" One of `sandbox_id` and `execution_id`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub struct GetStatus {
     /// Which sandbox.
-    pub sandbox_id: SandboxId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox_id: Option<SandboxId>,
+    /// Which run of an agent: the answer is about its sandbox, and `execution` about the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<ExecId>,
+}
+
+impl GetStatus {
+    /// Of a sandbox.
+    pub fn of(sandbox: SandboxId) -> Self {
+        Self { sandbox_id: Some(sandbox), execution_id: None }
+    }
+
+    /// Of a run of an agent.
+    pub fn of_run(exec: ExecId) -> Self {
+        Self { sandbox_id: None, execution_id: Some(exec) }
+    }
 }
 
 /// What a sandbox uses now.
@@ -289,6 +307,9 @@ pub struct SandboxStatus {
     pub isolation: String,
     /// How its limits hold.
     pub limits_enforced: LimitsEnforced,
+    /// The run that was asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execution: Option<AgentRun>,
 }
 
 impl Request for GetStatus {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::id::{ExecId, NodeId, SandboxId};
+use crate::market::FeedName;
 
 /// Everything any node of the nearest region answers.
 pub const REQUESTS: &str = "sandpit.v1.req.*";
@@ -20,6 +21,8 @@ pub const OWNER_REQUESTS: &str = "sandpit.v1.node.*.sbx.*.*";
 pub const EVENTS: &str = "sandpit.v1.evt.>";
 /// All output of all executions.
 pub const OUTPUT: &str = "sandpit.v1.out.>";
+/// Every bar of every market data feed.
+pub const MARKET: &str = "sandpit.v1.market.*";
 /// The queue group of [`REQUESTS`].
 pub const ENTRY_GROUP: &str = "entry";
 /// The verb every service ignores: padding for a member that leaves its group by count.
@@ -142,6 +145,11 @@ pub fn event(domain: &'static str, kind: &'static str) -> String {
     format!("sandpit.v1.evt.{domain}.{kind}")
 }
 
+/// Where the bars of one feed are published.
+pub fn market(feed: &FeedName) -> String {
+    format!("sandpit.v1.market.{feed}")
+}
+
 /// Where services are discovered (ADR-32): `$SRV.<what>`, `$SRV.<what>.<name>` and
 /// `$SRV.<what>.<name>.<id>`, with `PING`, `INFO` or `STATS` for what.
 pub fn discovery(what: &'static str, name: &str, id: &str) -> [String; 3] {
@@ -172,6 +180,7 @@ pub fn template(subject: &str) -> Cow<'_, str> {
         ["sandpit", "v1", "out", _, _, stream] => {
             format!("sandpit.v1.out.{{sandbox}}.{{exec}}.{stream}").into()
         }
+        ["sandpit", "v1", "market", _] => "sandpit.v1.market.{feed}".into(),
         ["_INBOX", ..] => "{inbox}".into(),
         _ => subject.into(),
     }

@@ -96,7 +96,7 @@ fn facts() -> &'static Facts {
     static FACTS: OnceLock<Facts> = OnceLock::new();
     FACTS.get_or_init(|| {
         let proof = repository().join("tests/demo/prove.py");
-        let strategies = repository().join("bin/strategies");
+        let strategies = repository().join("actors/strategies");
         let mut command = Command::new(python());
         command.arg("-B").arg(proof).arg(strategies);
         serde_json::from_slice(&run(&mut command)).unwrap()

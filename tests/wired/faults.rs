@@ -119,7 +119,7 @@ async fn an_end_that_fails_is_tried_until_it_does_not_and_takes_room_meanwhile()
 async fn a_request_that_met_a_fault_is_not_tried_again_for_ten_minutes() {
     on_one_thread(async {
         let rig = Rig::start(limits(), Script { sample_panics: true, ..Script::default() }).await;
-        let ask = GetStatus { sandbox_id: rig.create().await };
+        let ask = GetStatus::of(rig.create().await);
         for _ in 0..2 {
             let problem = rig.ask(&ask).await.unwrap_err();
             assert_eq!((problem.kind.as_str(), problem.retry_after_ms), ("internal", None));

@@ -38,7 +38,7 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         assert_eq!((ran.result.as_deref(), ran.context_kept), (Some("42"), true));
 
         tokio::time::sleep(10 * SECOND).await;
-        let status = rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap();
+        let status = rig.ask(&GetStatus::of(sandbox)).await.unwrap();
         assert_eq!((status.status, status.execution_count), (Status::Running, 1));
         assert!(status.idle_seconds >= 10.0 && status.resource_usage.is_some(), "{status:?}");
         let listing = rig.ask(&List::default()).await.unwrap();
@@ -51,7 +51,7 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         tokio::time::sleep(5 * SECOND).await;
         let again = rig.ask(&Terminate { sandbox_id: sandbox }).await.unwrap();
         assert_eq!(again.runtime_seconds, ended.runtime_seconds, "a second call answers the same");
-        let status = rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap();
+        let status = rig.ask(&GetStatus::of(sandbox)).await.unwrap();
         assert_eq!(
             (status.status, status.ended.unwrap().reason.as_str()),
             (Status::Stopped, "terminated")
@@ -61,7 +61,7 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         let stopped = List { status_filter: StatusFilter::Stopped, ..List::default() };
         assert_eq!(rig.ask(&stopped).await.unwrap().total_count, 1);
         tokio::time::sleep(3_600 * SECOND).await;
-        assert_eq!(rig.ask(&GetStatus { sandbox_id: sandbox }).await.unwrap_err().code, 404);
+        assert_eq!(rig.ask(&GetStatus::of(sandbox)).await.unwrap_err().code, 404);
     }))
     .await;
 }

@@ -72,6 +72,7 @@ impl Rig {
             provider: Arc::clone(&fake) as _,
             keys: Some(Arc::clone(&keys)),
             records: Some(Arc::clone(&records)),
+            prices: None,
             clock,
             node: NodeId::of_bits(7),
             run,

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_subject_stands_for_what_the_body_leaves_out() {
         let sandbox = SandboxId::numbered(7);
-        let expected = Ok(GetStatus { sandbox_id: sandbox });
+        let expected = Ok(GetStatus { sandbox_id: Some(sandbox), execution_id: None });
         assert_eq!(read(&message(b""), Some(sandbox)), expected);
         assert_eq!(read(&message(b"\x80"), Some(sandbox)), expected);
         let body = br#"{"sandbox_id":"i00000000000000000000000007"}"#;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
-use sandpit_messages::subject::{BANK_REQUESTS, EVENTS, OUTPUT, OWNER_REQUESTS, REQUESTS};
+use sandpit_messages::subject::{BANK_REQUESTS, EVENTS, MARKET, OUTPUT, OWNER_REQUESTS, REQUESTS};
 
 use super::{EmbedError, StoreLimits};
 use crate::bus::nats::Credentials;
@@ -128,7 +128,7 @@ impl Conf {
         let echo = format!("_INBOX.{CLIENT}.>");
         let sends = list(&[REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, "$SRV.>", &echo]);
         // Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
-        let hears = list(&["_INBOX.>", EVENTS, OUTPUT]);
+        let hears = list(&["_INBOX.>", EVENTS, OUTPUT, MARKET]);
         let hears = format!("{{ allow: {hears}, deny: [\"_INBOX.{NODE}.>\"] }}");
         let client = user(client, &sends, &hears);
         format!(

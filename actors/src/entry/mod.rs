@@ -1,5 +1,6 @@
 //! Where requests of the bus become questions to actors, and their answers become replies.
 
+mod agents;
 mod checks;
 mod deployments;
 mod keyed;
@@ -13,11 +14,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use keyed::Keyed;
 pub use keyed::bucket;
+use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::codec::{BODY_MAX, Codec};
 use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::id::{NodeId, SandboxId};
+use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::{CacheStock, GetPool, PoolStatus, Reaped, Stock};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{
@@ -30,10 +33,12 @@ use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
 pub use service::service;
 
+use crate::agent::AgentActor;
 use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor, GetCache, Run};
+use crate::market::MarketActor;
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
@@ -68,6 +73,10 @@ pub struct Ports {
     pub reaper: ActorRef<ReaperActor>,
     /// Who keeps deployments at their size.
     pub scaler: ActorRef<ScalerActor>,
+    /// Who runs agents in sandboxes.
+    pub agents: ActorRef<AgentActor>,
+    /// Who replays prices.
+    pub market: ActorRef<MarketActor>,
 }
 
 /// Answers the requests of the bus.
@@ -115,7 +124,9 @@ impl Entry {
         let call = Call { request, codec, sandbox, tenant, until };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "deploy" | "scale" if self.draining.load(Ordering::Acquire) => {
+            "create" | "exec" | "agent" | "replay" | "deploy" | "scale"
+                if self.draining.load(Ordering::Acquire) =>
+            {
                 Reply::refused(codec, &Refusal::Draining)
             }
             "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
@@ -130,6 +141,11 @@ impl Entry {
             "deployments" => {
                 self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
             }
+            "agent" => self.respond(&call, |ask: RunAgent| self.agent(&call, ask)).await,
+            "halt" => self.respond(&call, |ask: HaltAgent| self.halt(&call, ask)).await,
+            "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
+            "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
+            "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();
@@ -253,7 +269,7 @@ impl Entry {
 
     async fn status(&self, call: &Call, ask: GetStatus) -> Result<SandboxStatus, Refusal> {
         let Ports { clock, provider, pool, .. } = &self.ports;
-        let sandbox = ask.sandbox_id;
+        let (sandbox, execution) = self.asked_about(call, &ask).await?;
         let question = GetFacts { tenant: call.tenant.clone(), sandbox };
         let fact = pool.ask_settled(question).await??;
         let sampling = tokio::time::timeout(SAMPLE_MAX, provider.sample(sandbox));
@@ -289,6 +305,7 @@ impl Entry {
             limits_enforced: provider.limits_enforced,
             name: fact.name,
             template: fact.template,
+            execution,
         })
     }
 

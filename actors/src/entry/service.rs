@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::exec::{Cancel, Exec};
 use sandpit_messages::id::NodeId;
+use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::GetPool;
 use sandpit_messages::sandbox::{Create, GetStatus, List, Terminate};
 use sandpit_messages::subject::{self, Request, Verb};
@@ -15,7 +17,7 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 7] = [
+const TOOLS: [(&str, Verb); 8] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
@@ -23,6 +25,7 @@ const TOOLS: [(&str, Verb); 7] = [
     ("terminate", Verb::new("terminate_e2b_sandbox")),
     ("deploy", Verb::new("deploy_e2b_template")),
     ("scale", Verb::new("scale_e2b_deployment")),
+    ("agent", Verb::new("run_e2b_agent")),
 ];
 
 /// The verb that a word stands for: itself, or the one whose tool it names.
@@ -75,6 +78,11 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<GetStatus>(true),
         Offered::of::<Terminate>(true),
         Offered::of::<Cancel>(true),
+        Offered::of::<RunAgent>(true),
+        Offered::of::<HaltAgent>(false),
+        Offered::of::<GetFills>(false),
+        Offered::of::<StartReplay>(false),
+        Offered::of::<GetBars>(false),
         Offered::of::<GetPool>(false),
         Offered::of::<Deploy>(false),
         Offered::of::<Scale>(false),

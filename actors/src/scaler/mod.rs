@@ -221,9 +221,8 @@ impl ScalerActor {
                 let name = format!("{}-{}", order.template_name, member.number);
                 let label = (LABEL.to_owned(), member.deployment.to_string());
                 let metadata = BTreeMap::from([label, (LIFE.to_owned(), self.life())]);
-                let placing = async move {
-                    place(&placing, &order.plan, name, metadata, until).await
-                };
+                let placing =
+                    async move { place(&placing, &order.plan, name, metadata, until).await };
                 self.spawn(placing, "scaler.place", ctx, move |placed| match flat(placed) {
                     Ok(granted) => Event::Placed { member, sandbox: granted.sandbox },
                     Err(refusal) => Event::NotPlaced { member, refusal },
@@ -277,19 +276,18 @@ impl ScalerActor {
     /// Agents that failed are found where it is looked whether sandboxes are there.
     fn look_at_agents(&self, ctx: &mut Context<Self>) {
         let Some(agents) = self.ports.agents.clone() else { return };
-        let known = self.scaler.agents();
-        if known.is_empty() {
-            return;
-        }
-        let looking = tokio::task::spawn_local(async move { agents.look(known).await });
-        let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
-            for (agent, view) in seen.unwrap_or_default() {
-                if let AgentStage::Failed { why } = view.stage {
-                    actor.step(Event::AgentFailed { agent, why }, ctx);
+        for tenant in self.scaler.tenants_with_agents() {
+            let agents = Arc::clone(&agents);
+            let looking = tokio::task::spawn_local(async move { agents.look(tenant).await });
+            let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
+                for (agent, view) in seen.unwrap_or_default() {
+                    if let AgentStage::Failed { why } = view.stage {
+                        actor.step(Event::AgentFailed { agent, why }, ctx);
+                    }
                 }
-            }
-        });
-        ctx.spawn(done);
+            });
+            ctx.spawn(done);
+        }
     }
 
     /// Does `work` on a task of its own, and takes what came of it as an event.

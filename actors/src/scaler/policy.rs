@@ -4,7 +4,7 @@
 //! as many instances as wanted, whatever dies; what leaves is idle if any is, and takes nothing new
 //! until what runs in it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -394,11 +394,11 @@ impl Scaler {
         Some((deployment, slot))
     }
 
-    /// The agents of instances that are up.
-    pub fn agents(&self) -> Vec<AgentId> {
-        let slots = self.deployments.values().flat_map(|deployment| deployment.slots.values());
-        let up = slots.filter(|slot| matches!(slot.stage, Stage::Up { .. }));
-        up.filter_map(|slot| slot.agent).collect()
+    /// Whose agents are to be looked at.
+    pub fn tenants_with_agents(&self) -> BTreeSet<Tenant> {
+        let deployments = self.deployments.values().map(|deployment| &deployment.record.order.plan);
+        let with = deployments.filter(|plan| plan.agent.is_some());
+        with.map(|plan| plan.tenant.clone()).collect()
     }
 
     /// One deployment, or all, as the tenant may see them.

@@ -209,7 +209,7 @@ const fn word(status: Status) -> &'static str {
 }
 
 async fn status(session: &Session, sandbox_id: SandboxId, out: Out) -> Result<Exit, Failure> {
-    let asked = session.client.request(&GetStatus { sandbox_id }, Call::default()).await;
+    let asked = session.client.request(&GetStatus::of(sandbox_id), Call::default()).await;
     let what = format!("sandbox {sandbox_id} did not answer");
     let status = asked.map_err(|error| Failure::of_ask(what, &error))?;
     if out.json {

@@ -1,16 +1,11 @@
-//! The Python that runs in the sandboxes: readable files from `bin/strategies`, and the few lines of
+//! The Python that runs in the sandboxes: readable files from `actors/strategies`, and the few lines of
 //! a cell that call them.
 
 use std::collections::BTreeMap;
 
-use super::plan::Kind;
+use sandpit_actors::agent::programs;
 
-/// What every desk needs.
-const GROUND: [(&str, &str); 3] = [
-    ("market.py", include_str!("../../strategies/market.py")),
-    ("desk.py", include_str!("../../strategies/desk.py")),
-    ("research.py", include_str!("../../strategies/research.py")),
-];
+use super::plan::Kind;
 
 /// Asks which instruments are fit.
 pub const SURVEY: &str = "\
@@ -54,28 +49,36 @@ pub const HOLD: &str = "hold";
 
 /// The files a survey needs.
 pub fn ground() -> BTreeMap<String, String> {
-    GROUND.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
+    programs::GROUND.into_iter().map(owned).collect()
 }
 
 /// The files a desk of this kind needs.
 pub fn of(kind: Kind) -> BTreeMap<String, String> {
-    let text = match kind {
-        Kind::Momentum => include_str!("../../strategies/momentum.py"),
-        Kind::Reversion => include_str!("../../strategies/reversion.py"),
-        Kind::Pairs => include_str!("../../strategies/pairs.py"),
-        Kind::Trend => include_str!("../../strategies/trend.py"),
-        Kind::Parity => include_str!("../../strategies/parity.py"),
-    };
-    with(kind.as_str(), text)
+    with(kind.as_str())
 }
 
 /// The files that buying and holding needs.
 pub fn hold() -> BTreeMap<String, String> {
-    with(HOLD, include_str!("../../strategies/hold.py"))
+    with(HOLD)
 }
 
-fn with(name: &str, text: &str) -> BTreeMap<String, String> {
-    let mut files = ground();
-    files.insert(format!("{name}.py"), text.to_owned());
-    files
+fn with(name: &str) -> BTreeMap<String, String> {
+    ground().into_iter().chain(programs::strategy(name).map(owned)).collect()
+}
+
+fn owned((name, text): (&str, &str)) -> (String, String) {
+    (name.to_owned(), text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_file() {
+        for kind in Kind::ALL {
+            assert!(of(kind).contains_key(&format!("{}.py", kind.as_str())), "{kind:?}");
+        }
+        assert!(hold().contains_key("hold.py"));
+    }
 }

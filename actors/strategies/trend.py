@@ -10,7 +10,7 @@ EVERY = 5
 class Strategy:
     """Holds every instrument whose fast average is above its slow one, in equal parts of all."""
 
-    def __init__(self, fast, slow):
+    def __init__(self, fast=20, slow=100):
         self.fast = fast
         self.slow = slow
         self.age = -1

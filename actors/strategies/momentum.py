@@ -12,7 +12,7 @@ EVERY = 21
 class Strategy:
     """Ranks by past return and holds the best in equal parts, if they rose at all."""
 
-    def __init__(self, days, names):
+    def __init__(self, days=126, names=5):
         self.days = days
         self.names = names
         self.age = -1

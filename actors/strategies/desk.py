@@ -106,11 +106,7 @@ class Desk:
         wanted = self.strategy.decide(known, np.array(placed) * prices / equity)
         if wanted is None:
             return
-        order = {}
-        for at, weight in enumerate(within_limits(wanted)):
-            change = int(weight * equity / int(prices[at])) - placed[at]
-            if abs(change) * int(prices[at]) >= TRADE_MIN * equity or (weight == 0 and change):
-                order[at] = change
+        order = changes(wanted, placed, prices, equity)
         self.orders[self.row + self.fill_after] = order
 
     def fill(self, order, blotter):
@@ -157,6 +153,17 @@ class Desk:
     def summary(self):
         """The desk's record since its start."""
         return {**measure(self.equity), "trades": self.trades, "costs": self.costs}
+
+
+def changes(wanted, placed, prices, equity):
+    """Shares to buy or sell, by instrument, that lead from what is placed to the weights wanted.
+    Prices and equity are micro-dollars."""
+    order = {}
+    for at, weight in enumerate(within_limits(wanted)):
+        change = int(weight * equity / int(prices[at])) - placed[at]
+        if abs(change) * int(prices[at]) >= TRADE_MIN * equity or (weight == 0 and change):
+            order[at] = change
+    return order
 
 
 def within_limits(weights):

@@ -14,7 +14,7 @@ SIZE = 0.15
 class Strategy:
     """Measures how far each close is from its recent mean, in standard deviations."""
 
-    def __init__(self, window, entry):
+    def __init__(self, window=20, entry=2.0):
         self.window = window
         self.entry = entry
 
