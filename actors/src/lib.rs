@@ -9,6 +9,8 @@ pub mod crew;
 pub mod embed;
 pub mod entry;
 pub mod exec;
+pub mod health;
+pub mod histogram;
 pub mod market;
 mod metrics;
 pub mod node;

@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::crew;
 use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
+use crate::health::{self, HealthActor};
 use crate::market::{self, MarketActor, Prices};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
@@ -105,6 +106,9 @@ pub struct Node {
 /// Questions inside an actor beyond those that its own limits bound: looks, releases, housekeeping.
 const SPARE_ROOM: usize = 1_024;
 
+/// Executions that wait for whoever counts them. More than end in a second.
+const RAN_ROOM: usize = 8_192;
+
 /// Starts the actors on this thread and serves them on the bus. Needs a `LocalSet`, or an actix
 /// system, around it.
 ///
@@ -125,12 +129,14 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         PoolActor::new(life, pool.clone(), ports.clone(), rand::random())
     });
 
+    let ran = broadcast::Sender::new(RAN_ROOM);
     let room = exec.callers_max + SPARE_ROOM;
     let ports = exec::Ports {
         clock,
         provider: Arc::clone(&provider),
         bus: Arc::clone(&bus),
         pool: pool.clone(),
+        ran: ran.clone(),
     };
     let exec = tree
         .keep("exec", room, move |life| ExecActor::new(life, exec, ports.clone(), rand::random()));
@@ -138,6 +144,11 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let ports = reaper::Ports { clock, provider: Arc::clone(&provider), pool: pool.clone(), nudge };
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
+
+    let ports = health::Ports { clock, provider: Arc::clone(&provider), pool: pool.clone(), ran };
+    let health = tree.keep("health", SPARE_ROOM, move |life| {
+        HealthActor::new(life, health::policy::Limits::default(), ports.clone())
+    });
 
     let ports = market::Ports { clock, node, bus: Arc::clone(&bus), prices };
     let market =
@@ -178,6 +189,7 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         exec: exec.clone(),
         reaper: reaper.clone(),
         scaler: scaler.clone(),
+        health,
         agents: agents.clone(),
         market,
     };

@@ -3,6 +3,7 @@
 mod agents;
 mod checks;
 mod deployments;
+mod health;
 mod keyed;
 mod service;
 
@@ -19,6 +20,7 @@ use sandpit_messages::codec::{BODY_MAX, Codec};
 use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
+use sandpit_messages::health::GetHealth;
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::{CacheStock, GetPool, PoolStatus, Reaped, Stock};
@@ -38,6 +40,7 @@ use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor, GetCache, Run};
+use crate::health::HealthActor;
 use crate::market::MarketActor;
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
@@ -73,6 +76,8 @@ pub struct Ports {
     pub reaper: ActorRef<ReaperActor>,
     /// Who keeps deployments at their size.
     pub scaler: ActorRef<ScalerActor>,
+    /// Who watches sandboxes and executions.
+    pub health: ActorRef<HealthActor>,
     /// Who runs agents in sandboxes.
     pub agents: ActorRef<AgentActor>,
     /// Who replays prices.
@@ -146,6 +151,7 @@ impl Entry {
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
+            "health" => self.respond(&call, |ask: GetHealth| self.health(&call, ask)).await,
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();

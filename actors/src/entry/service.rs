@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use sandpit_messages::agent::{GetFills, HaltAgent, RunAgent};
 use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::exec::{Cancel, Exec};
+use sandpit_messages::health::GetHealth;
 use sandpit_messages::id::NodeId;
 use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::GetPool;
@@ -17,12 +18,13 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 8] = [
+const TOOLS: [(&str, Verb); 9] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
     ("status", Verb::new("get_e2b_sandbox_status")),
     ("terminate", Verb::new("terminate_e2b_sandbox")),
+    ("health", Verb::new("monitor_e2b_health")),
     ("deploy", Verb::new("deploy_e2b_template")),
     ("scale", Verb::new("scale_e2b_deployment")),
     ("agent", Verb::new("run_e2b_agent")),
@@ -84,6 +86,7 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<StartReplay>(false),
         Offered::of::<GetBars>(false),
         Offered::of::<GetPool>(false),
+        Offered::of::<GetHealth>(false),
         Offered::of::<Deploy>(false),
         Offered::of::<Scale>(false),
         Offered::of::<Undeploy>(false),
