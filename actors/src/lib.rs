@@ -19,3 +19,4 @@ pub mod reaper;
 pub mod scaler;
 pub mod shell;
 pub mod supervise;
+pub mod swarm;

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::agent::{self, AgentActor, AgentEnded};
 use crate::bus::{Bus, BusError, Kv, Serving, gate, idempotency};
 use crate::clock::Clock;
-use crate::crew;
+use crate::crew::agents::{Agents, Desk};
 use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
 use crate::health::{self, HealthActor};
@@ -33,6 +33,7 @@ use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
 use crate::scaler::{self, ScalerActor};
 use crate::supervise::{self, ActorRef, Tree};
+use crate::swarm::{self, SwarmActor};
 
 /// What a node stands on.
 #[derive(Clone, Debug)]
@@ -70,6 +71,8 @@ pub struct Limits {
     pub reaper: reaper::policy::Limits,
     /// Of deployments.
     pub scaler: scaler::policy::Limits,
+    /// Of swarms.
+    pub swarm: swarm::policy::Limits,
     /// Of agents.
     pub agent: agent::policy::Limits,
     /// Of replays.
@@ -93,6 +96,8 @@ pub struct Node {
     pub reaper: ActorRef<ReaperActor>,
     /// Who keeps deployments at their size.
     pub scaler: ActorRef<ScalerActor>,
+    /// Who keeps swarms.
+    pub swarm: ActorRef<SwarmActor>,
     /// Who runs agents in sandboxes.
     pub agents: ActorRef<AgentActor>,
     /// Told when a run of an agent ends.
@@ -116,8 +121,18 @@ const RAN_ROOM: usize = 8_192;
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let Ports { bus, provider, keys, records, prices, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, agent, market, scaler, gate, keys: remembered } =
-        limits;
+    let Limits {
+        supervise,
+        pool,
+        exec,
+        reaper,
+        agent,
+        market,
+        scaler,
+        swarm,
+        gate,
+        keys: remembered,
+    } = limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -145,7 +160,12 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
 
-    let ports = health::Ports { clock, provider: Arc::clone(&provider), pool: pool.clone(), ran };
+    let ports = health::Ports {
+        clock,
+        provider: Arc::clone(&provider),
+        pool: pool.clone(),
+        ran: ran.clone(),
+    };
     let health = tree.keep("health", SPARE_ROOM, move |life| {
         HealthActor::new(life, health::policy::Limits::default(), ports.clone())
     });
@@ -166,17 +186,30 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         AgentActor::new(life, agent, ports.clone(), rand::random())
     });
 
+    let desk: Arc<dyn Agents> = Arc::new(Desk::new(clock, agents.clone()));
     let ports = scaler::Ports {
         clock,
         node,
         pool: pool.clone(),
         exec: exec.clone(),
-        agents: Some(Arc::new(crew::agents::Desk::new(clock, agents.clone()))),
+        agents: Some(Arc::clone(&desk)),
         provider: Arc::clone(&provider),
         records: records.clone(),
     };
     let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
         ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
+    });
+
+    let ports = swarm::Ports {
+        clock,
+        node,
+        scaler: scaler.clone(),
+        agents: Arc::clone(&desk),
+        ran,
+        records,
+    };
+    let swarm = tree.keep("swarm", SPARE_ROOM, move |life| {
+        SwarmActor::new(life, swarm, ports.clone(), rand::random())
     });
 
     let ports = entry::Ports {
@@ -189,6 +222,8 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         exec: exec.clone(),
         reaper: reaper.clone(),
         scaler: scaler.clone(),
+        swarm: swarm.clone(),
+        desk,
         health,
         agents: agents.clone(),
         market,
@@ -196,7 +231,19 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, scaler, entry, clock, serving })
+    Ok(Node {
+        tree,
+        pool,
+        exec,
+        reaper,
+        agents,
+        agents_ended,
+        scaler,
+        swarm,
+        entry,
+        clock,
+        serving,
+    })
 }
 
 /// How long each part of leaving may take.
@@ -240,9 +287,10 @@ impl Node {
     /// Leaves: begins nothing new, lets runs end, answers what it was asked, then destroys every
     /// sandbox and ends the actors.
     pub async fn drain(self, patience: Patience) -> Drained {
-        let Self { tree, pool, exec, scaler, entry, clock, serving, .. } = self;
+        let Self { tree, pool, exec, scaler, swarm, entry, clock, serving, .. } = self;
         entry.drain();
         // One that is starting over makes nothing either: the pool refuses from its close on.
+        let _ = swarm.ask_settled(swarm::Close).await;
         let _ = scaler.ask_settled(scaler::Close).await;
         let until = clock.now() + patience.executions;
         // An actor that is starting over has interrupted its runs already.

@@ -114,7 +114,14 @@ impl Rig {
             category: Category::Custom,
             configuration: Configuration { instances: Some(instances), ..Configuration::default() },
         };
-        self.client.ask(&ask).await.expect("a deployment").deployment_id
+        loop {
+            match self.client.ask(&ask).await {
+                Ok(deployed) => break deployed.deployment_id,
+                // The node has just started, and reads what was written down before.
+                Err(problem) if problem.kind == "unsettled" => tokio::task::yield_now().await,
+                Err(problem) => panic!("no deployment: {problem:?}"),
+            }
+        }
     }
 
     async fn end(self) {

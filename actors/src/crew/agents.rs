@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sandpit_messages::agent::{AgentSignal, RunAgent, RunStatus};
+use sandpit_messages::agent::{AgentRun, AgentSignal, RunAgent, RunStatus};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::id::{AgentId, SandboxId};
 use sandpit_messages::refusal::Refusal;
@@ -13,7 +13,7 @@ use sandpit_messages::time::{Moment, Now, WallTime};
 
 use super::AgentPlan;
 use crate::agent::policy::AgentState;
-use crate::agent::{self, AgentActor, LookAll, Order};
+use crate::agent::{self, AgentActor, Await, LookAll, Order};
 use crate::clock::Clock;
 use crate::supervise::ActorRef;
 
@@ -21,6 +21,10 @@ use crate::supervise::ActorRef;
 pub trait Agents: fmt::Debug + Send + Sync + 'static {
     /// Starts a program. Answers once it runs, or says why it does not.
     fn launch(&self, launch: Launch) -> BoxFuture<'_, Result<(), Refusal>>;
+
+    /// Starts a program and waits for its end. At `until` it is halted, and what came of it by then
+    /// is the answer.
+    fn run(&self, launch: Launch, until: Moment) -> BoxFuture<'_, Result<AgentRun, Refusal>>;
 
     /// Ends a program and waits for its end, until `until`. Ending what is not there is nothing.
     fn halt(&self, tenant: Tenant, agent: AgentId, until: Moment) -> BoxFuture<'_, ()>;
@@ -66,6 +70,23 @@ impl Agents for Desk {
         let agents = self.agents.clone();
         async move { agents.ask_settled(agent::Launch { order: order(launch)? }).await?.map(drop) }
             .boxed()
+    }
+
+    fn run(&self, launch: Launch, until: Moment) -> BoxFuture<'_, Result<AgentRun, Refusal>> {
+        let agents = self.agents.clone();
+        let (tenant, agent) = (launch.tenant.clone(), launch.agent);
+        async move {
+            let order = order(launch)?;
+            let exec = agents.ask_settled(agent::Launch { order }).await??.exec;
+            let question = Await { tenant: tenant.clone(), exec, until };
+            let run = agents.ask_settled(question).await??;
+            if run.status == RunStatus::Running {
+                // It is told as it was; that it cannot be halted now changes nothing about that.
+                let _ = agents.ask_settled(agent::Halt { tenant, agent }).await;
+            }
+            Ok(run)
+        }
+        .boxed()
     }
 
     fn halt(&self, tenant: Tenant, agent: AgentId, until: Moment) -> BoxFuture<'_, ()> {

@@ -103,7 +103,7 @@ impl Entry {
         let request = keyed::fingerprint(&ask);
         let ending = async {
             let (tenant, deployment) = (call.tenant.clone(), ask.deployment_id);
-            let question = scaler::Undeploy { tenant, deployment };
+            let question = scaler::Undeploy { tenant, deployment, grace: None };
             let stopped = self.ports.scaler.ask_settled(question).await??;
             Ok(Undeployed { deployment_id: deployment, stopped: count(stopped) })
         };
@@ -230,7 +230,7 @@ fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<String>), Refus
     if let Some(of) = &plan.agent {
         agent(tenant, of)?;
     }
-    let order = Order { template_name, category, configuration, plan, instances };
+    let order = Order { template_name, category, configuration, plan, instances, seat: None };
     Ok((Arc::new(order), notes))
 }
 

@@ -6,6 +6,7 @@ mod deployments;
 mod health;
 mod keyed;
 mod service;
+mod swarms;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,7 @@ use crate::agent::AgentActor;
 use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
+use crate::crew::agents::Agents;
 use crate::exec::{self, ExecActor, GetCache, Run};
 use crate::health::HealthActor;
 use crate::market::MarketActor;
@@ -47,6 +49,7 @@ use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Rele
 use crate::reaper::{GetReaped, ReaperActor};
 use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
+use crate::swarm::SwarmActor;
 
 /// What an answer needs to find its way back before its caller stops listening.
 const HOP: Duration = Duration::from_millis(5);
@@ -76,6 +79,10 @@ pub struct Ports {
     pub reaper: ActorRef<ReaperActor>,
     /// Who keeps deployments at their size.
     pub scaler: ActorRef<ScalerActor>,
+    /// Who keeps swarms.
+    pub swarm: ActorRef<SwarmActor>,
+    /// Runs the agents of swarms.
+    pub desk: Arc<dyn Agents>,
     /// Who watches sandboxes and executions.
     pub health: ActorRef<HealthActor>,
     /// Who runs agents in sandboxes.
@@ -83,6 +90,9 @@ pub struct Ports {
     /// Who replays prices.
     pub market: ActorRef<MarketActor>,
 }
+
+/// Verbs about swarms begin so.
+const SWARM: &str = "swarm-";
 
 /// Answers the requests of the bus.
 #[derive(Clone)]
@@ -152,6 +162,7 @@ impl Entry {
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
             "health" => self.respond(&call, |ask: GetHealth| self.health(&call, ask)).await,
+            swarm if swarm.starts_with(SWARM) => self.swarm(&call, swarm).await,
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();

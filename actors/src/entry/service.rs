@@ -11,6 +11,10 @@ use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::GetPool;
 use sandpit_messages::sandbox::{Create, GetStatus, List, Terminate};
 use sandpit_messages::subject::{self, Request, Verb};
+use sandpit_messages::swarm::{
+    DeployAgent, GetSwarmHealth, GetSwarmMetrics, GetSwarmStatus, InitSwarm, RunSwarm, ScaleSwarm,
+    StopSwarm,
+};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
@@ -18,13 +22,21 @@ use serde_json::Value;
 use crate::bus::{Endpoint, Service, VerbInfo};
 
 /// The names under which a tool's users know its verb.
-const TOOLS: [(&str, Verb); 9] = [
+const TOOLS: [(&str, Verb); 17] = [
     ("create", Verb::new("create_e2b_sandbox")),
     ("exec", Verb::new("execute_e2b_process")),
     ("list", Verb::new("list_e2b_sandboxes")),
     ("status", Verb::new("get_e2b_sandbox_status")),
     ("terminate", Verb::new("terminate_e2b_sandbox")),
     ("health", Verb::new("monitor_e2b_health")),
+    ("swarm-init", Verb::new("init_e2b_swarm")),
+    ("swarm-deploy", Verb::new("deploy_trading_agent")),
+    ("swarm-status", Verb::new("get_swarm_status")),
+    ("swarm-scale", Verb::new("scale_swarm")),
+    ("swarm-run", Verb::new("execute_swarm_strategy")),
+    ("swarm-health", Verb::new("monitor_swarm_health")),
+    ("swarm-metrics", Verb::new("get_swarm_metrics")),
+    ("swarm-stop", Verb::new("shutdown_swarm")),
     ("deploy", Verb::new("deploy_e2b_template")),
     ("scale", Verb::new("scale_e2b_deployment")),
     ("agent", Verb::new("run_e2b_agent")),
@@ -87,6 +99,14 @@ pub fn service(node: NodeId) -> Service {
         Offered::of::<GetBars>(false),
         Offered::of::<GetPool>(false),
         Offered::of::<GetHealth>(false),
+        Offered::of::<InitSwarm>(false),
+        Offered::of::<DeployAgent>(false),
+        Offered::of::<GetSwarmStatus>(false),
+        Offered::of::<ScaleSwarm>(false),
+        Offered::of::<RunSwarm>(false),
+        Offered::of::<GetSwarmHealth>(false),
+        Offered::of::<GetSwarmMetrics>(false),
+        Offered::of::<StopSwarm>(false),
         Offered::of::<Deploy>(false),
         Offered::of::<Scale>(false),
         Offered::of::<Undeploy>(false),
