@@ -12,7 +12,7 @@ use sandpit_actors::clock::Clock;
 use sandpit_messages::codec::Codec;
 use sandpit_messages::envelope::{self, IdempotencyKey};
 use sandpit_messages::exec::{Exec, Executed};
-use sandpit_messages::id::{ExecId, RequestId, SandboxId};
+use sandpit_messages::id::{ExecId, NodeId, RequestId, SandboxId};
 use sandpit_messages::subject::{self, Replay, Request, Stream, Verb};
 use sandpit_messages::time::Moment;
 use sandpit_messages::tool;
@@ -45,6 +45,8 @@ pub struct Call {
     pub key: Key,
     /// Goes straight to the owner of this sandbox.
     pub owner_of: Option<SandboxId>,
+    /// Goes straight to this node.
+    pub node: Option<NodeId>,
 }
 
 /// A request that is handed on.
@@ -191,9 +193,10 @@ impl Client {
         if let Some(key) = key {
             headers.set(envelope::IDEMPOTENCY_KEY, key.as_str());
         }
-        let subject = match call.owner_of {
-            Some(sandbox) => R::VERB.of_sandbox(sandbox),
-            None => R::VERB.subject(),
+        let subject = match (call.owner_of, call.node) {
+            (Some(sandbox), _) => R::VERB.of_sandbox(sandbox),
+            (None, Some(node)) => R::VERB.of_node(node),
+            (None, None) => R::VERB.subject(),
         };
         Message { subject, headers, body: Bytes::from(self.codec.encode(request)) }
     }

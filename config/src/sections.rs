@@ -298,6 +298,20 @@ pub struct LocalConfig {
     /// Longest teardown.
     #[serde(rename = "destroy_max_s", deserialize_with = "seconds")]
     pub destroy_max: Duration,
+    /// Templates kept that callers asked for.
+    pub layers_max: usize,
+    /// Where their packages are; without it, at the index.
+    #[serde(deserialize_with = "unless_empty")]
+    pub layer_wheels: Option<PathBuf>,
+    /// Longest setup command.
+    #[serde(rename = "setup_max_s", deserialize_with = "seconds")]
+    pub setup_max: Duration,
+    /// Bytes of `/home/user` in an archive.
+    #[serde(rename = "export_max_mib", deserialize_with = "mib")]
+    pub export_max: u64,
+    /// Bytes of an archive from elsewhere.
+    #[serde(rename = "import_max_mib", deserialize_with = "mib")]
+    pub import_max: u64,
 }
 
 /// Whether control groups are used.
@@ -322,6 +336,9 @@ pub struct TemplateConfig {
     pub warmup: Requirements,
     /// Folders its sandboxes read at `/data/<name>`.
     pub data: Vec<Folder>,
+    /// A program that its sandboxes need.
+    #[serde(deserialize_with = "unless_empty")]
+    pub program: Option<String>,
     /// Mebibytes of memory.
     pub memory_mb: u32,
     /// Processors.

@@ -17,6 +17,12 @@ pub const REQUESTS: &str = "sandpit.v1.req.*";
 pub const BANK_REQUESTS: &str = "sandpit.v1.req.bank.*";
 /// What clients may ask the owner of a sandbox.
 pub const OWNER_REQUESTS: &str = "sandpit.v1.node.*.sbx.*.*";
+/// What clients may ask of one node: an archive travels in pieces, all of them to or from the same.
+pub const TEMPLATE_REQUESTS: [&str; 3] = [
+    "sandpit.v1.node.*.template-list",
+    "sandpit.v1.node.*.template-get",
+    "sandpit.v1.node.*.template-import",
+];
 /// Everything that is told.
 pub const EVENTS: &str = "sandpit.v1.evt.>";
 /// All output of all executions.

@@ -7,12 +7,12 @@ use std::process::Command;
 use bytes::Bytes;
 use sandpit_messages::id::SandboxId;
 use sandpit_sandbox::fetch::Source;
-use sandpit_sandbox::local::options::{Layers, Options};
+use sandpit_sandbox::local::options::{Layers, Options, TemplateSpec};
 use sandpit_sandbox::provider::{
     Archive, Arrival, ExportRequest, Layer, Limits, Piece, Progress, Provider, ProviderError,
 };
 
-use super::support::{Engine, base, number, options};
+use super::support::{Engine, base, number, options, program};
 
 /// A data directory of its own, and a folder of wheels, both gone at the end.
 struct Scratch(PathBuf);
@@ -593,6 +593,71 @@ async fn hostile_h57_a_package_on_top_reaches_only_its_own_template() {
         engine.value(beside, "import importlib.util\nrepr(importlib.util.find_spec('sly'))").await,
         "'None'"
     );
+    engine.close().await;
+}
+
+/// Kills an engine that builds as soon as it says this, and answers with the rest it said.
+fn killed_when_it_says(scratch: &Scratch, stage: &str) {
+    use std::io::{BufRead, BufReader};
+    let mut process = Command::new(program())
+        .args(["build-layer"])
+        .args([scratch.0.join("store"), scratch.0.join("wheels")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("an engine");
+    let said = BufReader::new(process.stdout.take().expect("a pipe"));
+    let heard = said.lines().map_while(Result::ok).any(|line| line.starts_with(stage));
+    process.kill().expect("killed");
+    process.wait().expect("ended");
+    assert!(heard, "it never said `{stage}`");
+}
+
+#[tokio::test]
+async fn a_build_that_was_killed_at_any_step_leaves_nothing_that_is_used() {
+    let steps = [
+        "downloading packages",
+        "unpacking packages",
+        "compiling packages",
+        "putting them on top",
+        "importing packages",
+        "setup command",
+        "keeping what the setup left",
+    ];
+    let scratch = Scratch::with_wheels();
+    for step in steps {
+        killed_when_it_says(&scratch, step);
+
+        let engine = scratch.engine("store").await;
+        let left = names(&scratch, "store/layers");
+        assert!(engine.provider.templates().iter().all(|name| name == "base"), "{step}: {left:?}");
+        assert_eq!(left, Vec::<String>::new(), "{step}");
+        engine.close().await;
+    }
+    let engine = scratch.engine("store").await;
+    let layer =
+        Layer { setup: vec!["echo whole > file; sleep 0.3".to_owned()], ..packages(&["paper"]) };
+    let template = build(&engine, &layer).await.expect("a template");
+    let sandbox = engine.create_from(&template).await;
+    assert_eq!(engine.value(sandbox, "import paper\npaper.VALUE").await, "41");
+    assert_eq!(engine.line(sandbox, "cat file").await.out, "whole\n");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_template_that_needs_a_program_is_refused_with_the_remedy_where_there_is_none() {
+    let scratch = Scratch::new();
+    let mut options = scratch.options("store");
+    let needs = |program: &str| TemplateSpec { program: Some(program.to_owned()), ..base() };
+    options.templates.insert("nodejs".to_owned(), needs("no-such-program"));
+    options.templates.insert("shell".to_owned(), needs("sh"));
+    let engine = Engine::start_with(options).await;
+
+    let error = engine.provider.prepare("nodejs", Progress::silent()).await.expect_err("refused");
+
+    assert!(matches!(error, ProviderError::Unsupported { .. }), "{error:?}");
+    assert!(error.to_string().contains("apt install nodejs"), "{error}");
+    let sandbox = engine.create_from("shell").await;
+    assert_eq!(engine.line(sandbox, "sh -c 'echo 42'").await.out, "42\n");
     engine.close().await;
 }
 

@@ -25,9 +25,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The program that inner processes are started from.
 pub(crate) fn launcher() -> Launcher {
+    Launcher::Path(program())
+}
+
+/// The same, to be started by a test.
+pub(crate) fn program() -> PathBuf {
     let program = std::env::var_os("SANDPIT_TEST_LAUNCHER");
-    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandpit-under-test").into());
-    Launcher::Path(program.into())
+    program.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandpit-under-test").into()).into()
 }
 
 /// Where environments are built once for all tests.

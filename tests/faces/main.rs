@@ -9,5 +9,6 @@ mod leaving;
 mod node;
 mod npm;
 mod telemetry;
+mod templates;
 mod tools;
 mod venv;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
         ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["build-layer", store, wheels] => engine::build_layer(store, wheels),
         ["say-mode", uid_base] => engine::say_mode(uid_base),
         ["mcp-fixtures", data] => serve_fixtures(Path::new(data)),
         ["timeouts", endpoint, count, subject] => {

@@ -34,7 +34,7 @@ async fn a_key_is_known_to_the_next_process_of_the_node() {
         let rig = Rig::start(limits(), Script::default()).await;
         let first = rig.ask_keyed(&fresh("value 1"), KEY).await.unwrap();
         tokio::time::sleep(SECOND).await;
-        let Rig { node, fake, client, keys, clock } = rig;
+        let Rig { node, fake, client, keys, clock, .. } = rig;
         let left = node.drain(Default::default()).await;
         assert!(left.is_clean(), "{left:?}");
         assert!(fake.alive().is_empty());

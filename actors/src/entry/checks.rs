@@ -106,6 +106,11 @@ pub(super) fn template_name(name: &str) -> Result<(), Refusal> {
     if fine { Ok(()) } else { Err(invalid("template_name", name, expected)) }
 }
 
+/// A name that a configured template has.
+pub(super) fn taken(name: &str) -> Refusal {
+    invalid("template_name", name, "a name that no template of the settings has")
+}
+
 /// A piece of an archive.
 pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
     if let Some(name) = &ask.template_name {
@@ -126,10 +131,10 @@ pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
 
 /// Packages as a caller names them: names, extras and versions, and nothing that pip would take
 /// for an option, a path or an address.
-pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
+pub(super) fn packages(field: &'static str, packages: &[String]) -> Result<(), Refusal> {
     if packages.len() > PACKAGES_MAX {
         let expected = format!("at most {PACKAGES_MAX} packages");
-        return Err(invalid("install_packages", packages.len(), expected));
+        return Err(invalid(field, packages.len(), expected));
     }
     let fine = |package: &str| {
         let letter = |c: char| c.is_ascii_alphanumeric() || " ._-[],<>=!~*+".contains(c);
@@ -138,11 +143,7 @@ pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
             && package.chars().all(letter)
     };
     match packages.iter().find(|package| !fine(package)) {
-        Some(bad) => Err(invalid(
-            "install_packages",
-            bad,
-            "a name with extras and versions, as scipy==1.15.2",
-        )),
+        Some(bad) => Err(invalid(field, bad, "a name with extras and versions, as scipy==1.15.2")),
         None => Ok(()),
     }
 }
@@ -150,7 +151,7 @@ pub(super) fn packages(packages: &[String]) -> Result<(), Refusal> {
 /// Where a sandbox is wanted, and what it is to reach: this node has one provider, is in no
 /// region, and lets no sandbox out.
 pub(super) fn place(ask: &Create, provider: &str) -> Result<(), Refusal> {
-    packages(&ask.install_packages)?;
+    packages("install_packages", &ask.install_packages)?;
     let unsupported = |what: String| Err(Refusal::Unsupported { what });
     if ask.allow_internet {
         return unsupported("allow_internet: a sandbox that reaches the internet".to_owned());

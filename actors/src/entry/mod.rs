@@ -165,7 +165,7 @@ impl Entry {
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
-            "export" => self.respond(&call, |ask: Export| self.export(&call, ask)).await,
+            "export" => self.respond(&call, |ask: Export| Box::pin(self.export(&call, ask))).await,
             "template-list" => {
                 self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
             }
@@ -173,7 +173,7 @@ impl Entry {
             "template-import" => {
                 self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
             }
-            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
+            "deploy" => self.respond(&call, |ask: Deploy| Box::pin(self.deploy(&call, ask))).await,
             "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
             "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
             "deployments" => {
@@ -246,7 +246,8 @@ impl Entry {
         {
             template.clone_into(&mut ask.template);
         }
-        let order = checks::create(self.settle_template(ask, until).await?, call.tenant.clone())?;
+        self.settle_template(&mut ask, until).await?;
+        let order = checks::create(ask, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
         let provider = provider.descriptor();

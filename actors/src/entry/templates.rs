@@ -5,6 +5,8 @@ use std::mem;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use sandpit_messages::deployment::Deploy;
+use sandpit_messages::envelope::Tenant;
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::Create;
 use sandpit_messages::template::{
@@ -15,32 +17,60 @@ use sandpit_messages::time::{Moment, WallTime};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider::{Archive, Arrival, ExportRequest, Layer, Piece};
 
-use super::{Call, Entry, MIB, Ports, checks, keyed, resources};
+use super::{Call, Entry, MIB, Ports, checks, deployments, keyed, resources};
 use crate::layers;
 use crate::pool::{GetFacts, Learn};
 use crate::shell::refusal_of;
 
 impl Entry {
-    /// Puts the template that a `create` means in place of the one it names: the newest of those
-    /// exported under that name, or the one with its packages on top.
+    /// Puts the template that a `create` means in place of the one it names.
     pub(super) async fn settle_template(
         &self,
-        mut ask: Create,
+        ask: &mut Create,
         until: Moment,
-    ) -> Result<Create, Refusal> {
-        let Ports { clock, provider, pool, .. } = &self.ports;
+    ) -> Result<(), Refusal> {
         checks::template(&ask.template)?;
-        let packages = mem::take(&mut ask.install_packages);
-        if let Some(known) = provider.resolve(&ask.template) {
-            ask.template = known;
-        } else if !packages.is_empty() {
-            return Err(unknown(&**provider, &ask.template));
-        }
-        if !packages.is_empty() {
-            let layer = Layer { packages, ..Layer::on(ask.template) };
-            ask.template = layers::built(provider, pool, *clock, layer, until).await?.name;
-        }
+        let (named, packages) =
+            (mem::take(&mut ask.template), mem::take(&mut ask.install_packages));
+        ask.template = self.template_of(named, packages, until).await?;
+        Ok(())
+    }
+
+    /// The same for a deployment, whose template a preset may name.
+    pub(super) async fn settle_deployment(
+        &self,
+        mut ask: Deploy,
+        tenant: &Tenant,
+        until: Moment,
+    ) -> Result<Deploy, Refusal> {
+        let packages = mem::take(&mut ask.configuration.packages);
+        checks::packages("packages", &packages)?;
+        // Nothing is built for what is refused in any case.
+        let (order, _) = deployments::order(ask.clone(), tenant.clone())?;
+        let named = order.plan.template.clone();
+        ask.configuration.template = Some(self.template_of(named, packages, until).await?);
         Ok(ask)
+    }
+
+    /// The template that a name and packages mean: the newest of those exported under that name,
+    /// or the one with the packages on top.
+    async fn template_of(
+        &self,
+        named: String,
+        packages: Vec<String>,
+        until: Moment,
+    ) -> Result<String, Refusal> {
+        let Ports { clock, provider, pool, .. } = &self.ports;
+        let known = provider.resolve(&named);
+        if packages.is_empty() {
+            // What nobody knows is refused by the pool, which lists what there is.
+            return Ok(known.unwrap_or(named));
+        }
+        let below = known.ok_or_else(|| unknown(&**provider, &named))?;
+        let layer = Layer { packages, ..Layer::on(below) };
+        // Rare, and large: the usual create must not carry it along.
+        let building = Box::pin(layers::built(provider, pool, *clock, layer, until));
+        Ok(building.await?.name)
     }
 
     pub(super) async fn export(&self, call: &Call, mut ask: Export) -> Result<Exported, Refusal> {
@@ -49,6 +79,10 @@ impl Entry {
         let exporting = async {
             checks::template_name(&ask.template_name)?;
             let Ports { provider, pool, .. } = &self.ports;
+            let name = &ask.template_name;
+            if provider.templates().contains(name) {
+                return Err(checks::taken(name));
+            }
             let (tenant, sandbox) = (call.tenant.clone(), ask.sandbox_id);
             let fact = pool.ask_settled(GetFacts { tenant, sandbox }).await??;
             if let Some((cause, at)) = fact.ended {

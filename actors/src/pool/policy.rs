@@ -532,9 +532,7 @@ impl Pool {
 /// The answer to whoever asks for a template that cannot be used, if it cannot.
 fn broken(now: Moment, stock: &mut Stock) -> Option<Refusal> {
     match &stock.state {
-        State::Broken { why, until } if now < *until => {
-            Some(Refusal::Provider { why: why.clone(), ran: Ran::No })
-        }
+        State::Broken { refusal, until } if now < *until => Some(refusal.clone()),
         // Long ago: perhaps somebody mended it.
         State::Broken { .. } => {
             stock.state = State::Unprepared;

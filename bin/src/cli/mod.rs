@@ -16,6 +16,7 @@ mod mcp;
 mod pool;
 mod probe;
 mod sandbox;
+mod template;
 mod up;
 
 use std::ffi::OsString;
@@ -59,6 +60,9 @@ enum Verb {
     /// Create, list, look at and end sandboxes.
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// List templates, write sandboxes down as such, carry them from node to node.
+    #[command(subcommand)]
+    Template(template::Verb),
     /// Fetch prices, and replay them as feeds.
     #[command(subcommand)]
     Market(market::Verb),
@@ -128,6 +132,7 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Template(verb) => verb.run(&settings, out),
         Verb::Market(verb) => verb.run(&settings, out),
         Verb::Agent(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),

@@ -140,6 +140,8 @@ pub struct TemplateSpec {
     pub warmup: String,
     /// Folders mounted read-only at `/data/<name>`.
     pub data: BTreeMap<String, PathBuf>,
+    /// A program of this machine that its sandboxes need beside Python, as in `node`.
+    pub program: Option<String>,
     /// What its sandboxes get unless asked otherwise.
     pub limits: Limits,
 }

@@ -2,7 +2,7 @@
 //! from other nodes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,33 +11,26 @@ use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::sync::watch;
 
 use super::super::options::TemplateSpec;
-use super::super::template::archive::{self, ArchiveError, Written};
-use super::super::template::library::{self, Entry, Received, Work};
+use super::super::template::library::{self, Work};
 use super::super::template::recipe::{self, Blob, HOME, Recipe, WHEELS};
 use super::super::template::{self as store, TemplateError, wheels};
 use super::link::{Skeleton, lock};
 use super::provider::failed;
-use super::run::transfer::{self, Moved, Stream};
 use super::sandbox::Sandbox;
 use super::template::{Template, Top};
 use super::{Engine, run};
 use crate::provider::{
-    Archive, Arrival, ExecEvent, ExecRequest, ExportRequest, KilledBy, Layer, Limits, Outcome,
-    Piece, Progress, ProviderError, TemplateInfo,
+    ExecEvent, ExecRequest, KilledBy, Layer, Outcome, Progress, ProviderError, TemplateInfo,
 };
+
+mod carry;
+mod home;
 
 /// Layers built at once. Each keeps pip, a compiler or a setup command busy.
 const BUILDS_MAX: usize = 4;
 
 /// Bytes of what a failed command said that are told.
 const SAID_MAX: usize = 4_096;
-
-/// The program that packs and unpacks `/home/user`, as sandboxes see it.
-const PROGRAM: &str = "/opt/sandpit/home.py";
-
-/// Its exit codes.
-const TOO_LARGE: i32 = 75;
-const REFUSED: i32 = 76;
 
 /// A template that is on the disk and can be started.
 pub(super) struct Ready {
@@ -198,9 +191,9 @@ impl Engine {
         tokio::spawn(async move {
             let building = Building { engine: &engine, id: &id };
             let outcome = engine.build_now(&id, &layer, below, &progress).await;
-            if let Err(error) = &outcome {
-                tracing::info!(template = id, %error, "a template was not built");
-            }
+            // Why is for whoever asked: it may hold what their commands said.
+            let built = outcome.is_ok();
+            tracing::info!(template = id, built, "the build of a template ended");
             drop(building);
             // Nobody may be waiting any more.
             let _ = tell.send(Some(outcome));
@@ -332,8 +325,18 @@ impl Engine {
             let place = lock(&self.library).layer(id).join(HOME);
             template.top.home.get_or_init(|| place);
         }
-        lock(&self.library).finish(id, &recipe, work).map_err(on_disk)?;
+        let (engine, id) = (Arc::clone(self), id.to_owned());
+        off_thread(move || engine.keep(&id, &recipe, work)).await?;
         Ok(template.info.clone())
+    }
+
+    /// Makes what was worked on a template.
+    fn keep(&self, id: &str, recipe: &Recipe, work: Work) -> Result<(), ProviderError> {
+        // Syncing the disk must keep nobody waiting who only looks.
+        let place = lock(&self.library).layer(id);
+        library::move_in(&place, recipe, work).map_err(on_disk)?;
+        lock(&self.library).add(id, recipe);
+        Ok(())
     }
 
     /// Writes the files of a layer and runs its commands, one after the other.
@@ -477,342 +480,6 @@ fn link_parts(from: &Stored, to: &Path) -> Result<(), ProviderError> {
         fs::hard_link(from.folder.join(&part.path), to.join(&part.path)).map_err(failed)?;
     }
     Ok(())
-}
-
-// What `/home/user` holds.
-impl Engine {
-    /// Fills the home of a sandbox that nobody holds yet.
-    pub(super) async fn unpack_home(
-        self: &Arc<Self>,
-        sandbox: &Sandbox,
-        home: &Path,
-    ) -> Result<(), ProviderError> {
-        let file = File::open(home).map_err(failed)?;
-        let arguments = ["/opt/env/bin/python3", "-I", "-S", "-B", PROGRAM, "unpack"];
-        let moved = transfer::transfer(self, sandbox, &arguments, Stream::In(file)).await;
-        let moved = moved.map_err(failed)?;
-        match transfer::exit_code(moved.status) {
-            Some(0) => Ok(()),
-            // Full, or what nobody may unpack: the next one would end the same.
-            Some(_) => Err(ProviderError::TemplateBroken {
-                name: sandbox.template.info.name.clone(),
-                why: format!("its files cannot be unpacked: {}", moved.said),
-            }),
-            None => Err(failed(format!("unpacking its files was ended: {}", moved.said))),
-        }
-    }
-
-    /// Keeps what is in the home of a sandbox; what was left out is told.
-    async fn pack_home(
-        self: &Arc<Self>,
-        sandbox: &Sandbox,
-        into: &Path,
-    ) -> Result<(Blob, Vec<String>), ProviderError> {
-        let max = self.options.layers.data_max;
-        let file = File::options().write(true).create_new(true).open(into).map_err(failed)?;
-        let room = max.to_string();
-        let arguments = ["/opt/env/bin/python3", "-I", "-S", "-B", PROGRAM, "pack", &room];
-        let moved = transfer::transfer(self, sandbox, &arguments, Stream::Out(file, max)).await;
-        let Moved { status, said, too_large } = moved.map_err(failed)?;
-        let what = "/home/user of the sandbox";
-        match transfer::exit_code(status) {
-            _ if too_large => Err(ProviderError::TooLarge { what, bytes: max + 1, max }),
-            Some(TOO_LARGE) => Err(ProviderError::TooLarge { what, bytes: max + 1, max }),
-            Some(0) => {
-                let (size, sha256) = archive::fingerprint(into).map_err(failed)?;
-                let notes = said.lines().take(20).map(str::to_owned).collect();
-                Ok((Blob { name: HOME.to_owned(), sha256, size }, notes))
-            }
-            Some(REFUSED) | Some(_) => Err(failed(format!("its files cannot be packed: {said}"))),
-            None => Err(failed(format!("packing its files was ended: {said}"))),
-        }
-    }
-}
-
-// Writing down and taking in.
-impl Engine {
-    pub(super) async fn export(
-        self: &Arc<Self>,
-        request: ExportRequest,
-    ) -> Result<Archive, ProviderError> {
-        let sandbox = self.find(request.sandbox)?;
-        let below = self.recipe_below(&sandbox.template.info.name)?;
-        let number = self.number();
-        let work = lock(&self.library).begin(&format!("export-{number}")).map_err(on_disk)?;
-        let mut recipe = below.recipe.clone();
-        link_parts(&below, work.path())?;
-        let Limits { memory_mb, cpu_count } = request.limits;
-        recipe.env_names.extend(std::mem::take(&mut recipe.env).into_keys());
-        recipe.env_names.extend(request.env_names);
-        recipe.env_names.sort();
-        recipe.env_names.dedup();
-        recipe.name = request.name;
-        (recipe.memory_mb, recipe.cpu_count) = (memory_mb, cpu_count);
-        let mut notes = Vec::new();
-        if request.data {
-            let home = work.path().join(HOME);
-            // That of its template is shared with it.
-            let _ = fs::remove_file(&home);
-            let (blob, left_out) = self.pack_home(&sandbox, &home).await?;
-            (recipe.home, recipe.includes_data) = (Some(blob), true);
-            notes = left_out;
-        }
-        if !recipe.env_names.is_empty() {
-            let names = recipe.env_names.join(", ");
-            notes.push(format!("values of environment variables are not exported: {names}"));
-        }
-        let engine = Arc::clone(self);
-        off_thread(move || {
-            let (file, path) = lock(&engine.library).begin_archive().map_err(on_disk)?;
-            let written = archive::write(&recipe, work.path(), file);
-            let written = written.map_err(|error| failed(explain(&error)))?;
-            engine.publish(recipe, work, &path, &written, notes)
-        })
-        .await
-    }
-
-    /// Makes a folder and an archive a template with a name.
-    fn publish(
-        &self,
-        recipe: Recipe,
-        work: Work,
-        path: &Path,
-        written: &Written,
-        notes: Vec<String>,
-    ) -> Result<Archive, ProviderError> {
-        let id = recipe::id_of(&written.sha256);
-        let mut library = lock(&self.library);
-        if library.recipe(&id).is_none() && library.count() >= self.options.layers.kept_max {
-            drop(library);
-            // What stays of the archive the next start removes.
-            let _ = fs::remove_file(path);
-            self.room_for_one()?;
-            return Err(failed("another template took the last place"));
-        }
-        library.finish(&id, &recipe, work).map_err(on_disk)?;
-        let entry = Entry {
-            id,
-            sha256: written.sha256.clone(),
-            size: written.size,
-            at_ms: wall_ms(),
-            notes,
-        };
-        let version = library.publish(&recipe.name, path, written, entry.clone());
-        let version = version.map_err(on_disk)?;
-        Ok(told(&recipe.name, version, &entry, &recipe))
-    }
-
-    pub(super) fn archives(&self) -> Vec<Archive> {
-        let library = lock(&self.library);
-        let tell = |(name, version, entry): (&str, u32, &Entry)| {
-            Some(told(name, version, entry, library.recipe(&entry.id)?))
-        };
-        library.exports().filter_map(tell).collect()
-    }
-
-    pub(super) async fn read_archive(
-        &self,
-        id: &str,
-        offset: u64,
-        bytes_max: usize,
-    ) -> Result<Bytes, ProviderError> {
-        let path = {
-            let library = lock(&self.library);
-            let found = library.exports().find(|(_, _, entry)| entry.id == id);
-            let unknown = || ProviderError::NoSuchTemplate { name: id.to_owned() };
-            let (_, _, entry) = found.ok_or_else(unknown)?;
-            library.archive(&entry.sha256)
-        };
-        off_thread(move || Ok(library::read_at(&path, offset, bytes_max).map_err(failed)?.into()))
-            .await
-    }
-
-    pub(super) async fn import(self: &Arc<Self>, piece: Piece) -> Result<Arrival, ProviderError> {
-        let max = self.options.layers.archive_max;
-        if piece.size > max {
-            return Err(ProviderError::TooLarge { what: "archive", bytes: piece.size, max });
-        }
-        if piece.offset + piece.bytes.len() as u64 > piece.size {
-            return Err(rejected("it is longer than it was said to be"));
-        }
-        // Sent again because its answer was lost.
-        let known = self.archives().into_iter().find(|known| {
-            known.sha256 == piece.sha256 && piece.name.as_ref().is_none_or(|n| *n == known.name)
-        });
-        if let Some(known) = known {
-            return Ok(Arrival::Whole(known));
-        }
-        let engine = Arc::clone(self);
-        let (size, sha256, name) = (piece.size, piece.sha256.clone(), piece.name.clone());
-        let received = off_thread(move || {
-            let library = lock(&engine.library);
-            library.receive(&piece.sha256, piece.offset, &piece.bytes).map_err(on_disk)
-        });
-        match received.await? {
-            Received::Wanted(next) => Ok(Arrival::Wanted(next)),
-            Received::TooMany(queued) => Err(ProviderError::Busy { queued }),
-            Received::Length(length, _) if length < size => Ok(Arrival::Wanted(length)),
-            Received::Length(_, path) => {
-                let upload = Upload(path);
-                self.take_in(&upload.0, &sha256, name).await.map(Arrival::Whole)
-            }
-        }
-    }
-
-    /// Checks a whole archive, tries it, and keeps it.
-    async fn take_in(
-        self: &Arc<Self>,
-        path: &Path,
-        sha256: &str,
-        name: Option<String>,
-    ) -> Result<Archive, ProviderError> {
-        self.room_for_one()?;
-        let id = recipe::id_of(sha256);
-        let lock_path = lock(&self.library).lock_path(&id);
-        let _lock = store::lock(&lock_path, &Progress::silent()).await.map_err(on_disk)?;
-        let work = lock(&self.library).begin(&id).map_err(on_disk)?;
-        let (from, into, wanted) = (path.to_owned(), work.path().to_owned(), sha256.to_owned());
-        let recipe = off_thread(move || {
-            let (_, found) = archive::fingerprint(&from).map_err(failed)?;
-            if found != wanted {
-                return Err(rejected(format!("its SHA-256 is {found}")));
-            }
-            // The folder for wheels is there already.
-            fs::remove_dir(into.join(WHEELS)).map_err(failed)?;
-            let mut file = std::io::BufReader::new(File::open(&from).map_err(failed)?);
-            archive::read(&mut file, &into).map_err(|error| match error {
-                ArchiveError::Wrong(why) => rejected(why),
-                ArchiveError::Io(_) => failed(explain(&error)),
-            })
-        });
-        let mut recipe = recipe.await?;
-        if !recipe.env.is_empty() {
-            return Err(rejected("it holds values of environment variables"));
-        }
-        let name = name.unwrap_or_else(|| recipe.name.clone());
-        if !is_name(&name) || self.options.templates.contains_key(&name) {
-            return Err(rejected(format!(
-                "it cannot be called `{name}` here; give it another name"
-            )));
-        }
-        let progress = Progress::silent();
-        let (spec, below) = self.below(&recipe, &progress).await?;
-        let ready = self.ready(&id, &recipe, work.path(), spec, &below, None, &progress).await;
-        let ready = ready.map_err(|error| rejected(error.to_string()))?;
-        let known = lock(&self.templates).contains_key(&id);
-        let tried = self.try_out(ready, &recipe, work.path(), known).await;
-        let published = match tried {
-            Ok(()) => {
-                recipe.name = name;
-                self.keep_archive(&recipe, work, path, sha256)
-            }
-            Err(error) => Err(rejected(error.to_string())),
-        };
-        if published.is_err() && !known {
-            self.retire_template(&id).await;
-        }
-        published
-    }
-
-    /// Makes one sandbox of a template before anybody may.
-    async fn try_out(
-        self: &Arc<Self>,
-        ready: Ready,
-        recipe: &Recipe,
-        folder: &Path,
-        known: bool,
-    ) -> Result<(), ProviderError> {
-        if known {
-            return Ok(());
-        }
-        let id = ready.info.name.clone();
-        let template = {
-            let _one = self.preparing.lock().await;
-            self.start_template(ready, &Progress::silent()).await?
-        };
-        let trial = self.trial(&template).await?;
-        if recipe.home.is_some() {
-            self.unpack_home(&trial.sandbox, &folder.join(HOME)).await?;
-            let place = lock(&self.library).layer(&id).join(HOME);
-            template.top.home.get_or_init(|| place);
-        }
-        Ok(())
-    }
-
-    fn keep_archive(
-        &self,
-        recipe: &Recipe,
-        work: Work,
-        path: &Path,
-        sha256: &str,
-    ) -> Result<Archive, ProviderError> {
-        let size = fs::metadata(path).map_err(failed)?.len();
-        let written = Written { size, sha256: sha256.to_owned() };
-        // The recipe on the disk stays as the archive has it: the name is this node's affair.
-        let kept = Recipe::read(&fs::read(work.path().join(recipe::RECIPE)).map_err(failed)?);
-        let kept = kept.map_err(rejected)?;
-        let id = recipe::id_of(sha256);
-        let mut library = lock(&self.library);
-        library.finish(&id, &kept, work).map_err(on_disk)?;
-        let notes = match kept.env_names.is_empty() {
-            true => Vec::new(),
-            false => {
-                let names = kept.env_names.join(", ");
-                vec![format!("it expects values of these environment variables: {names}")]
-            }
-        };
-        let entry = Entry { id, sha256: sha256.to_owned(), size, at_ms: wall_ms(), notes };
-        let version = library.publish(&recipe.name, path, &written, entry.clone());
-        Ok(told(&recipe.name, version.map_err(on_disk)?, &entry, &kept))
-    }
-}
-
-/// An archive that came here, gone with this unless it was kept.
-struct Upload(PathBuf);
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // Kept, it is not there any more.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-fn told(name: &str, version: u32, entry: &Entry, recipe: &Recipe) -> Archive {
-    Archive {
-        id: entry.id.clone(),
-        name: name.to_owned(),
-        version,
-        at_ms: entry.at_ms,
-        size: entry.size,
-        sha256: entry.sha256.clone(),
-        contents: recipe.contents(),
-        notes: entry.notes.clone(),
-    }
-}
-
-/// Whether a template from elsewhere may be called so.
-fn is_name(name: &str) -> bool {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=63).contains(&name.len())
-        && name.bytes().all(|byte| letter(byte) || byte == b'-')
-        && !name.starts_with('-')
-        && !name.starts_with("tpl-")
-}
-
-fn explain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-#[expect(clippy::disallowed_methods, reason = "for people who read a list; decides nothing")]
-fn wall_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Runs what may take long on a disk where it keeps nobody waiting.

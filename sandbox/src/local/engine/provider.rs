@@ -221,6 +221,13 @@ impl Engine {
         spec: &TemplateSpec,
         progress: &Progress,
     ) -> Result<store::Template, ProviderError> {
+        if let Some(program) = spec.program.as_ref().filter(|it| !host::is_visible(it)) {
+            let what = format!(
+                "template `{name}` (sandboxes see no `{program}` in /usr/bin of this machine; \
+                 install it there, as with `sudo apt install {name}`, and ask again)"
+            );
+            return Err(ProviderError::Unsupported { what });
+        }
         let broken = |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
         let programs = [WORKER, ZYGOTE, HOME].concat();
         let made = store::prepare(&self.options, spec, &programs, progress)

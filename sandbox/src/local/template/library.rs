@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::archive::Written;
 use super::build::make_shared_folder;
 use super::recipe::{RECIPE, Recipe, is_id};
 use super::{TemplateError, store_error};
@@ -186,38 +185,9 @@ impl Library {
         self.layers_folder().join(format!("{id}.lock"))
     }
 
-    /// Makes what was worked on a template; another one of the same id is as good.
-    ///
-    /// # Errors
-    /// If it cannot be written or moved.
-    pub fn finish(&mut self, id: &str, recipe: &Recipe, work: Work) -> Result<(), TemplateError> {
-        if self.layers.contains_key(id) {
-            return Ok(());
-        }
-        let place = self.layer(id);
-        let finished = || -> io::Result<()> {
-            fs::write(work.0.join(RECIPE), recipe.text())?;
-            rustix::fs::syncfs(File::open(&work.0)?)?;
-            match fs::rename(&work.0, &place) {
-                // A folder that is there and was not offered could not be read.
-                Err(error) if place.exists() => {
-                    fs::remove_dir_all(&place)?;
-                    tracing::warn!(template = id, %error, "a template that could not be read is replaced");
-                    fs::rename(&work.0, &place)
-                }
-                moved => moved,
-            }
-        };
-        finished().map_err(store_error(&place))?;
+    /// Offers a template that was moved in.
+    pub fn add(&mut self, id: &str, recipe: &Recipe) {
         self.layers.insert(id.to_owned(), recipe.clone());
-        Ok(())
-    }
-
-    /// Forgets a template that was not good after all.
-    pub fn remove(&mut self, id: &str) {
-        self.layers.remove(id);
-        // What stays is read at the next start as what it is.
-        let _ = fs::remove_dir_all(self.layer(id));
     }
 
     /// Where an archive is.
@@ -241,14 +211,8 @@ impl Library {
     ///
     /// # Errors
     /// If it cannot be moved or written down.
-    pub fn publish(
-        &mut self,
-        name: &str,
-        from: &Path,
-        written: &Written,
-        entry: Entry,
-    ) -> Result<u32, TemplateError> {
-        let place = self.archive(&written.sha256);
+    pub fn publish(&mut self, name: &str, from: &Path, entry: Entry) -> Result<u32, TemplateError> {
+        let place = self.archive(&entry.sha256);
         fs::rename(from, &place).map_err(store_error(&place))?;
         let folder = self.exports_folder().join(name);
         fs::create_dir_all(&folder).map_err(store_error(&folder))?;
@@ -269,14 +233,6 @@ impl Library {
         }
         let full = io::Error::other(format!("{VERSIONS_MAX} versions of it exist"));
         Err(store_error(&folder)(full))
-    }
-
-    /// The export of this name and archive, if there is one.
-    pub fn published(&self, name: &str, sha256: &str) -> Option<(u32, &Entry)> {
-        let mut found = self.exports();
-        let (_, version, entry) =
-            found.find(|(known, _, entry)| *known == name && entry.sha256 == sha256)?;
-        Some((version, entry))
     }
 
     /// Adds a piece to an archive on its way here.
@@ -317,6 +273,27 @@ impl Library {
     fn uploads_folder(&self) -> PathBuf {
         self.store.join("uploads")
     }
+}
+
+/// Puts what was worked on into its place; another one of the same id is as good.
+///
+/// # Errors
+/// If it cannot be written or moved.
+pub fn move_in(place: &Path, recipe: &Recipe, work: Work) -> Result<(), TemplateError> {
+    let Work(work) = &work;
+    let moved = || -> io::Result<()> {
+        if read_recipe(place).is_ok_and(|there| there == *recipe) {
+            return Ok(());
+        }
+        fs::write(work.join(RECIPE), recipe.text())?;
+        rustix::fs::syncfs(File::open(work)?)?;
+        if place.exists() {
+            // It was not offered, because it cannot be read.
+            fs::remove_dir_all(place)?;
+        }
+        fs::rename(work, place)
+    };
+    moved().map_err(store_error(place))
 }
 
 /// What became of a piece.

@@ -124,8 +124,8 @@ impl TemplateError {
     }
 }
 
-/// The templates that are always there: `base` and `python`, the standard library alone, and
-/// `trading`, with numpy and pandas.
+/// The templates that are always there: `base` and `python`, the standard library alone, `trading`,
+/// with numpy and pandas, and `nodejs`, with the Node.js of the machine.
 pub fn built_in() -> BTreeMap<String, TemplateSpec> {
     /// Enough for a few million prices.
     const LIMITS: Limits = Limits { memory_mb: 512, cpu_count: 1 };
@@ -133,15 +133,17 @@ pub fn built_in() -> BTreeMap<String, TemplateSpec> {
         requirements: String::new(),
         warmup: String::new(),
         data: BTreeMap::new(),
+        program: None,
         limits: LIMITS,
     };
+    let nodejs = TemplateSpec { program: Some("node".to_owned()), ..base.clone() };
     let trading = TemplateSpec {
         requirements: include_str!("../../../python/trading.txt").to_owned(),
         warmup: include_str!("../../../python/trading_warmup.py").to_owned(),
         ..base.clone()
     };
     let python = base.clone();
-    [("base", base), ("python", python), ("trading", trading)]
+    [("base", base), ("nodejs", nodejs), ("python", python), ("trading", trading)]
         .map(|(name, spec)| (name.to_owned(), spec))
         .into()
 }
@@ -207,10 +209,11 @@ pub fn layered_digest(below: &Template, environment: &Path, id: &str) -> String 
 }
 
 /// What a configured template consists of, as another node can compare it: packages, warm-up, and
-/// names of data folders.
+/// names of data folders and of a program.
 pub fn spec_digest(spec: &TemplateSpec) -> String {
-    let TemplateSpec { requirements, warmup, data, limits: _ } = spec;
-    let mut parts = vec![requirements.as_str(), warmup.as_str()];
+    let TemplateSpec { requirements, warmup, data, program, limits: _ } = spec;
+    let program = program.as_deref().unwrap_or_default();
+    let mut parts = vec![requirements.as_str(), warmup.as_str(), program];
     parts.extend(data.keys().map(String::as_str));
     digest(&parts)
 }
@@ -224,7 +227,7 @@ fn environment_digest(interpreter: &Interpreter, requirements: &str) -> String {
 
 /// Names a template by all that makes a difference to what runs in it.
 fn template_digest(environment: &str, spec: &TemplateSpec, worker: &str) -> String {
-    let TemplateSpec { requirements: _, warmup, data, limits } = spec;
+    let TemplateSpec { requirements: _, warmup, data, program: _, limits } = spec;
     let limits = format!("{} MiB, {} processors", limits.memory_mb, limits.cpu_count);
     let mut parts = vec![environment.to_owned(), warmup.clone(), limits, worker.to_owned()];
     for (name, folder) in data {

@@ -202,6 +202,15 @@ pub fn is_id(name: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == ID_DIGITS && digits.bytes().all(is_digit))
 }
 
+/// Whether a template may be called so when it is written down or comes from elsewhere.
+pub fn is_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| letter(byte) || byte == b'-')
+        && !name.starts_with('-')
+        && !name.starts_with(ID_PREFIX)
+}
+
 /// Whether this names a wheel, and cannot name anything else.
 pub fn is_wheel(name: &str) -> bool {
     let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+!".contains(&byte);

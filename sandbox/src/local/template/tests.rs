@@ -98,6 +98,7 @@ fn spec(requirements: &str) -> TemplateSpec {
         requirements: requirements.to_owned(),
         warmup: "import tiny".to_owned(),
         data: BTreeMap::new(),
+        program: None,
         limits: Limits { memory_mb: 512, cpu_count: 1 },
     }
 }
