@@ -24,13 +24,16 @@ use tokio::sync::{Notify, broadcast};
 use crate::agent::{self, AgentActor, AgentEnded};
 use crate::bus::{Bus, BusError, Kv, Serving, gate, idempotency};
 use crate::clock::Clock;
+use crate::crew::agents::{Agents, Desk};
 use crate::entry::{self, Entry};
 use crate::exec::{self, ExecActor};
+use crate::health::{self, HealthActor};
 use crate::market::{self, MarketActor, Prices};
 use crate::pool::{self, PoolActor};
 use crate::reaper::{self, ReaperActor};
 use crate::scaler::{self, ScalerActor};
 use crate::supervise::{self, ActorRef, Tree};
+use crate::swarm::{self, SwarmActor};
 
 /// What a node stands on.
 #[derive(Clone, Debug)]
@@ -42,11 +45,11 @@ pub struct Ports {
     /// Where idempotency keys are claimed (see [`entry::bucket`]); without it, repeats are noticed
     /// only by this process.
     pub keys: Option<Arc<dyn Kv>>,
-    /// What can be replayed as a feed; a node without prices replays nothing.
-    pub prices: Option<Arc<Prices>>,
     /// Where deployments and swarms are written down (see [`crate::crew::bucket`]); without it,
     /// they end with this process.
     pub records: Option<Arc<dyn Kv>>,
+    /// What can be replayed as a feed; a node without prices replays nothing.
+    pub prices: Option<Arc<Prices>>,
     /// Reads the time.
     pub clock: Clock,
     /// Who this node is.
@@ -66,12 +69,14 @@ pub struct Limits {
     pub exec: exec::policy::Limits,
     /// Of the reaper.
     pub reaper: reaper::policy::Limits,
+    /// Of deployments.
+    pub scaler: scaler::policy::Limits,
+    /// Of swarms.
+    pub swarm: swarm::policy::Limits,
     /// Of agents.
     pub agent: agent::policy::Limits,
     /// Of replays.
     pub market: market::policy::Limits,
-    /// Of deployments.
-    pub scaler: scaler::policy::Limits,
     /// Of requests let in.
     pub gate: gate::Limits,
     /// Of remembered idempotency keys.
@@ -89,12 +94,14 @@ pub struct Node {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
+    /// Who keeps swarms.
+    pub swarm: ActorRef<SwarmActor>,
     /// Who runs agents in sandboxes.
     pub agents: ActorRef<AgentActor>,
     /// Told when a run of an agent ends.
     pub agents_ended: broadcast::Sender<AgentEnded>,
-    /// Who keeps deployments at their size.
-    pub scaler: ActorRef<ScalerActor>,
     /// Answers requests, whatever face they come through.
     pub entry: Entry,
     clock: Clock,
@@ -104,6 +111,9 @@ pub struct Node {
 /// Questions inside an actor beyond those that its own limits bound: looks, releases, housekeeping.
 const SPARE_ROOM: usize = 1_024;
 
+/// Executions that wait for whoever counts them. More than end in a second.
+const RAN_ROOM: usize = 8_192;
+
 /// Starts the actors on this thread and serves them on the bus. Needs a `LocalSet`, or an actix
 /// system, around it.
 ///
@@ -111,8 +121,18 @@ const SPARE_ROOM: usize = 1_024;
 /// [`BusError`] if the bus cannot be listened to. Nothing is left running then.
 pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let Ports { bus, provider, keys, records, prices, clock, node, run } = ports;
-    let Limits { supervise, pool, exec, reaper, agent, market, scaler, gate, keys: remembered } =
-        limits;
+    let Limits {
+        supervise,
+        pool,
+        exec,
+        reaper,
+        agent,
+        market,
+        scaler,
+        swarm,
+        gate,
+        keys: remembered,
+    } = limits;
     let nudge = Arc::new(Notify::new());
     let mut tree = Tree::new(clock, run, supervise);
 
@@ -124,12 +144,14 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         PoolActor::new(life, pool.clone(), ports.clone(), rand::random())
     });
 
+    let ran = broadcast::Sender::new(RAN_ROOM);
     let room = exec.callers_max + SPARE_ROOM;
     let ports = exec::Ports {
         clock,
         provider: Arc::clone(&provider),
         bus: Arc::clone(&bus),
         pool: pool.clone(),
+        ran: ran.clone(),
     };
     let exec = tree
         .keep("exec", room, move |life| ExecActor::new(life, exec, ports.clone(), rand::random()));
@@ -137,6 +159,16 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
     let ports = reaper::Ports { clock, provider: Arc::clone(&provider), pool: pool.clone(), nudge };
     let reaper =
         tree.keep("reaper", SPARE_ROOM, move |life| ReaperActor::new(life, reaper, ports.clone()));
+
+    let ports = health::Ports {
+        clock,
+        provider: Arc::clone(&provider),
+        pool: pool.clone(),
+        ran: ran.clone(),
+    };
+    let health = tree.keep("health", SPARE_ROOM, move |life| {
+        HealthActor::new(life, health::policy::Limits::default(), ports.clone())
+    });
 
     let ports = market::Ports { clock, node, bus: Arc::clone(&bus), prices };
     let market =
@@ -154,17 +186,30 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         AgentActor::new(life, agent, ports.clone(), rand::random())
     });
 
+    let desk: Arc<dyn Agents> = Arc::new(Desk::new(clock, agents.clone()));
     let ports = scaler::Ports {
         clock,
         node,
         pool: pool.clone(),
         exec: exec.clone(),
-        agents: None,
+        agents: Some(Arc::clone(&desk)),
         provider: Arc::clone(&provider),
-        records,
+        records: records.clone(),
     };
     let scaler = tree.keep("scaler", SPARE_ROOM, move |life| {
         ScalerActor::new(life, scaler.clone(), ports.clone(), rand::random())
+    });
+
+    let ports = swarm::Ports {
+        clock,
+        node,
+        scaler: scaler.clone(),
+        agents: Arc::clone(&desk),
+        ran,
+        records,
+    };
+    let swarm = tree.keep("swarm", SPARE_ROOM, move |life| {
+        SwarmActor::new(life, swarm, ports.clone(), rand::random())
     });
 
     let ports = entry::Ports {
@@ -176,14 +221,29 @@ pub async fn start(ports: Ports, limits: Limits) -> Result<Node, BusError> {
         pool: pool.clone(),
         exec: exec.clone(),
         reaper: reaper.clone(),
+        scaler: scaler.clone(),
+        swarm: swarm.clone(),
+        desk,
+        health,
         agents: agents.clone(),
         market,
-        scaler: scaler.clone(),
     };
     let entry = Entry::new(ports, remembered);
     let handler = Arc::new(entry.clone());
     let serving = bus.serve(entry::service(node), gate, handler).await?;
-    Ok(Node { tree, pool, exec, reaper, agents, agents_ended, scaler, entry, clock, serving })
+    Ok(Node {
+        tree,
+        pool,
+        exec,
+        reaper,
+        agents,
+        agents_ended,
+        scaler,
+        swarm,
+        entry,
+        clock,
+        serving,
+    })
 }
 
 /// How long each part of leaving may take.
@@ -227,9 +287,10 @@ impl Node {
     /// Leaves: begins nothing new, lets runs end, answers what it was asked, then destroys every
     /// sandbox and ends the actors.
     pub async fn drain(self, patience: Patience) -> Drained {
-        let Self { tree, pool, exec, scaler, entry, clock, serving, .. } = self;
+        let Self { tree, pool, exec, scaler, swarm, entry, clock, serving, .. } = self;
         entry.drain();
         // One that is starting over makes nothing either: the pool refuses from its close on.
+        let _ = swarm.ask_settled(swarm::Close).await;
         let _ = scaler.ask_settled(scaler::Close).await;
         let until = clock.now() + patience.executions;
         // An actor that is starting over has interrupted its runs already.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use sandpit_actors::bus::{gate, idempotency};
-use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise};
+use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise, swarm};
 use sandpit_config::{
     Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, ScalerConfig,
     SuperviseConfig, TemplateConfig,
@@ -22,9 +22,10 @@ pub fn node(config: &Config) -> node::Limits {
         pool: pool(config),
         exec: exec(config),
         reaper: reaper(&config.reaper),
+        scaler: scaler(&config.scaler),
+        swarm: swarm::policy::Limits::default(),
         agent: agent(config),
         market: market::policy::Limits::default(),
-        scaler: scaler(&config.scaler),
         gate: gate(&config.gate),
         keys: idempotency::Limits::default(),
     }

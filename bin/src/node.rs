@@ -123,7 +123,6 @@ impl Node {
         let control = connect("sandpit-control").await.map_err(no_bus)?;
         let keys = control.kv(entry::bucket()).await;
         let keys = keys.map_err(|error| unusable_bus().caused_by(&error))?;
-        let prices = prices(&config.market)?;
         let records = control.kv(crew::bucket()).await;
         let records = records.map_err(|error| unusable_bus().caused_by(&error))?;
         let ports = Ports {
@@ -131,7 +130,7 @@ impl Node {
             provider,
             keys: Some(keys),
             records: Some(records),
-            prices,
+            prices: prices(&config.market)?,
             clock,
             node: id,
             run,

@@ -30,14 +30,14 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[reaper]`.
     pub reaper: ReaperConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[market]`.
     pub market: MarketConfig,
     /// `[paper]`.
     pub paper: PaperConfig,
     /// `[agent]`.
     pub agent: AgentConfig,
-    /// `[scaler]`.
-    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -183,6 +183,19 @@ pub struct ReaperConfig {
     pub sweep: Duration,
 }
 
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
+}
+
 /// Market data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -223,19 +236,6 @@ pub struct AgentConfig {
     /// For how long one that ended can be looked at.
     #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
     pub ended_kept: Duration,
-}
-
-/// Deployments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScalerConfig {
-    /// Most instances of all deployments of one tenant.
-    pub instances_max: usize,
-    /// Most deployments.
-    pub deployments_max: usize,
-    /// What runs in an instance that leaves may take so long to end.
-    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
-    pub drain_max: Duration,
 }
 
 /// Where code runs.

@@ -355,7 +355,7 @@ fn key_schema() -> Value {
 
 /// Every verb a node answers. The schemas are made once.
 pub fn offered() -> &'static [Offered] {
-    use crate::{agent, deployment, exec, market, pool, sandbox, template};
+    use crate::{agent, deployment, exec, health, market, pool, sandbox, swarm, template};
     static OFFERED: LazyLock<Vec<Offered>> = LazyLock::new(|| {
         vec![
             Offered::of::<sandbox::Create>(false),
@@ -377,6 +377,15 @@ pub fn offered() -> &'static [Offered] {
             Offered::of::<deployment::Scale>(false),
             Offered::of::<deployment::Undeploy>(false),
             Offered::of::<deployment::GetDeployments>(false),
+            Offered::of::<health::GetHealth>(false),
+            Offered::of::<swarm::InitSwarm>(false),
+            Offered::of::<swarm::DeployAgent>(false),
+            Offered::of::<swarm::GetSwarmStatus>(false),
+            Offered::of::<swarm::ScaleSwarm>(false),
+            Offered::of::<swarm::RunSwarm>(false),
+            Offered::of::<swarm::GetSwarmHealth>(false),
+            Offered::of::<swarm::GetSwarmMetrics>(false),
+            Offered::of::<swarm::StopSwarm>(false),
             Offered::of::<pool::GetPool>(false),
         ]
     });

@@ -11,6 +11,8 @@
 //! * `packages`, `layers`: H57, H58
 //! * `ends`: H11, H41, H42, H56
 //!
+//! And `fleet`: a deployment on it that changes its size under load, and whose workers are killed.
+//!
 //! Not here, because what they attack is not here yet: H03 (contexts and branches), H23 (egress),
 //! H27 to H30 (files through the engine), H49 and H50 (display data), H60 (pseudo-terminals).
 //!
@@ -20,6 +22,7 @@
 mod as_user;
 mod doctor;
 mod ends;
+mod fleet;
 mod hazards;
 mod kernel;
 mod layers;
@@ -27,5 +30,7 @@ mod neighbors;
 mod packages;
 mod protocol;
 mod resources;
+#[path = "../cluster/support.rs"]
+mod server;
 mod support;
 mod time;

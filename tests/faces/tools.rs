@@ -13,7 +13,8 @@ use crate::venv;
 /// The official SDK, a NATS client to look through, and a second opinion on schemas.
 const PACKAGES: &[&str] = &["mcp==2.3.0", "nats-py==2.16.0", "jsonschema==4.26.0"];
 
-/// A script of `tests/faces/tools` with what it needs to know of a node.
+/// A script of `tests/faces/tools` with what it needs to know of a node. What it says is the
+/// transcript of its run.
 fn script(node: &Node, name: &str, words: &[&str]) -> String {
     run(node, venv::with(PACKAGES), name, words)
 }
@@ -50,23 +51,20 @@ fn run(node: &Node, place: PathBuf, name: &str, words: &[&str]) -> String {
     python.env("FACE_URL", format!("http://{address}/mcp"));
     python.env("FACE_SYMBOLS", symbols().join(","));
     python.env("PYTHONDONTWRITEBYTECODE", "1");
-    let said = venv::run(&mut python);
-    // The transcript of the run, for whoever asked to see it.
-    println!("{said}");
-    said
+    venv::run(&mut python)
 }
 
 #[test]
 fn the_sdk_lists_and_calls_every_tool_over_stdio_and_other_faces_see_it() {
     let node = node();
-    script(&node, "tour.py", &["stdio"]);
+    println!("{}", script(&node, "tour.py", &["stdio"]));
     assert!(node.leave().success());
 }
 
 #[test]
 fn the_sdk_lists_and_calls_every_tool_over_http_and_other_faces_see_it() {
     let node = node();
-    script(&node, "tour.py", &["http"]);
+    println!("{}", script(&node, "tour.py", &["http"]));
     assert!(node.leave().success());
 }
 
@@ -74,7 +72,7 @@ fn the_sdk_lists_and_calls_every_tool_over_http_and_other_faces_see_it() {
 fn long_calls_tell_how_far_they_are_and_end_when_they_are_given_up() {
     let node = node();
     for face in ["stdio", "http"] {
-        script(&node, "long.py", &[face]);
+        println!("{}", script(&node, "long.py", &[face]));
     }
     assert!(node.leave().success());
 }
@@ -83,7 +81,7 @@ fn long_calls_tell_how_far_they_are_and_end_when_they_are_given_up() {
 fn every_row_of_the_truth_table_holds_over_mcp_and_over_nats() {
     let node = node();
     for face in ["nats", "stdio", "http"] {
-        script(&node, "truth.py", &[face]);
+        println!("{}", script(&node, "truth.py", &[face]));
     }
     assert!(node.leave().success());
 }
@@ -91,6 +89,6 @@ fn every_row_of_the_truth_table_holds_over_mcp_and_over_nats() {
 #[test]
 fn the_python_client_runs_streams_and_keeps_files_with_and_without_async() {
     let node = node();
-    run(&node, venv::with_our_client(), "client.py", &[]);
+    println!("{}", run(&node, venv::with_our_client(), "client.py", &[]));
     assert!(node.leave().success());
 }

@@ -80,7 +80,7 @@ impl Rig {
             node: NodeId::of_bits(7),
             run,
         };
-        let node = node::start(ports, limits).await.expect("it serves");
+        let node = Box::pin(node::start(ports, limits)).await.expect("it serves");
         Self { node, fake, client, bus, keys, clock }
     }
 

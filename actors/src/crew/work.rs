@@ -127,7 +127,7 @@ pub(crate) async fn retire(
     drained: Moment,
 ) -> bool {
     if let Some((agents, agent)) = ports.agents.as_ref().zip(agent) {
-        agents.halt(agent, drained).await;
+        agents.halt(tenant.clone(), agent, drained).await;
     }
     let question = Retire { tenant: tenant.clone(), sandbox, drained };
     let first = ports.pool.ask_settled(question).await;

@@ -9,13 +9,15 @@ use sandpit_messages::deployment::{
     Undeploy, Undeployed,
 };
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::id::SandboxId;
+use sandpit_messages::id::{AgentId, SandboxId};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::{Moment, Now};
 use serde_json::{Map, Value, json};
 
 use super::checks::{FILES_MAX, TEXT_MAX, at_most, env, invalid, template, within};
 use super::{Call, Entry, count, keyed, wall};
+use crate::crew::AgentPlan;
+use crate::crew::agents::{Launch, order as order_of};
 use crate::crew::guard::{Held, LASTS};
 use crate::scaler::policy::{Answer, Order, View};
 use crate::scaler::{self, GetViews};
@@ -25,9 +27,6 @@ const INSTANCES_MAX: i64 = 100;
 
 /// Lines of a setup, and packages.
 const LINES_MAX: usize = 32;
-
-/// Symbols of one agent.
-const SYMBOLS_MAX: usize = 50;
 
 /// Characters of the name of a deployment.
 const NAME_MAX: usize = 63;
@@ -105,7 +104,7 @@ impl Entry {
         let request = keyed::fingerprint(&ask);
         let ending = async {
             let (tenant, deployment) = (call.tenant.clone(), ask.deployment_id);
-            let question = scaler::Undeploy { tenant, deployment };
+            let question = scaler::Undeploy { tenant, deployment, grace: None };
             let stopped = self.ports.scaler.ask_settled(question).await??;
             Ok(Undeployed { deployment_id: deployment, stopped: count(stopped) })
         };
@@ -186,14 +185,10 @@ pub(super) fn amount(field: &'static str, came: i64, max: i64) -> Result<usize, 
     fine.ok_or_else(|| invalid(field, came, format!("1 to {max}")))
 }
 
-pub(super) fn agent(field: &'static str, agent: &AgentConfiguration) -> Result<(), Refusal> {
-    if agent.agent_type.is_empty() {
-        return Err(invalid(field, "an agent without `agent_type`", "the name of a program"));
-    }
-    if !(1..=SYMBOLS_MAX).contains(&agent.symbols.len()) {
-        return Err(invalid("symbols", agent.symbols.len(), format!("1 to {SYMBOLS_MAX} symbols")));
-    }
-    Ok(())
+/// Whether an agent can be run, before anything is made for it.
+pub(super) fn agent(tenant: Tenant, plan: &AgentPlan) -> Result<(), Refusal> {
+    let (agent, sandbox) = (AgentId::numbered(0), SandboxId::numbered(0));
+    order_of(Launch { agent, sandbox, tenant, plan: Arc::new(plan.clone()) }).map(drop)
 }
 
 /// A deployment that is wanted, and what is to be said about it.
@@ -231,12 +226,12 @@ pub(super) fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<Stri
     }
     let bytes = asked.files.iter().map(|(name, text)| name.len() + text.len()).sum();
     at_most("files", bytes, TEXT_MAX)?;
-    if let Some(of) = &asked.agent {
-        agent("agent", of)?;
-    }
     let instances = amount("instances", asked.instances.unwrap_or(1), INSTANCES_MAX)?;
-    let plan = Arc::new(scaler::plan(tenant, &configuration));
-    let order = Order { template_name, category, configuration, plan, instances };
+    let plan = Arc::new(scaler::plan(tenant.clone(), &configuration));
+    if let Some(of) = &plan.agent {
+        agent(tenant, of)?;
+    }
+    let order = Order { template_name, category, configuration, plan, instances, seat: None };
     Ok((Arc::new(order), notes))
 }
 

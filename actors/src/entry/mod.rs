@@ -4,9 +4,11 @@ mod agents;
 mod checks;
 mod deployments;
 mod dialect;
+mod health;
 mod keyed;
 mod read;
 mod service;
+mod swarms;
 mod templates;
 
 use std::fmt;
@@ -22,6 +24,7 @@ use sandpit_messages::codec::{BODY_MAX, Codec};
 use sandpit_messages::deployment::{Deploy, GetDeployments, Scale, Undeploy};
 use sandpit_messages::envelope::Tenant;
 use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
+use sandpit_messages::health::GetHealth;
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::market::{GetBars, StartReplay};
 use sandpit_messages::pool::{CacheStock, GetPool, PoolStatus, Reaped, Stock};
@@ -43,13 +46,16 @@ use crate::agent::AgentActor;
 use crate::bus::quarantine::Quarantine;
 use crate::bus::{Arrived, Handler, Kv, Reply, codec_of, idempotency, ingress};
 use crate::clock::Clock;
+use crate::crew::agents::Agents;
 use crate::exec::{self, ExecActor, GetCache, Run};
+use crate::health::HealthActor;
 use crate::market::MarketActor;
 use crate::pool::policy::{Cause, Facts, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
 use crate::scaler::ScalerActor;
 use crate::supervise::ActorRef;
+use crate::swarm::SwarmActor;
 
 /// What an answer needs to find its way back before its caller stops listening.
 const HOP: Duration = Duration::from_millis(5);
@@ -77,13 +83,22 @@ pub struct Ports {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
+    /// Who keeps swarms.
+    pub swarm: ActorRef<SwarmActor>,
+    /// Runs the agents of swarms.
+    pub desk: Arc<dyn Agents>,
+    /// Who watches sandboxes and executions.
+    pub health: ActorRef<HealthActor>,
     /// Who runs agents in sandboxes.
     pub agents: ActorRef<AgentActor>,
     /// Who replays prices.
     pub market: ActorRef<MarketActor>,
-    /// Who keeps deployments at their size.
-    pub scaler: ActorRef<ScalerActor>,
 }
+
+/// Verbs about swarms begin so.
+const SWARM: &str = "swarm-";
 
 /// Answers the requests of the bus.
 #[derive(Clone)]
@@ -103,7 +118,7 @@ impl fmt::Debug for Entry {
 impl Handler for Entry {
     fn handle(&self, request: Arrived) -> BoxFuture<'static, Reply> {
         let entry = self.clone();
-        Box::pin(async move { entry.answer(request).await })
+        Box::pin(entry.answer(request))
     }
 }
 
@@ -138,7 +153,8 @@ impl Entry {
             {
                 Reply::refused(codec, &Refusal::Draining)
             }
-            "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
+            // The largest of all by far: the others need not carry its room.
+            "create" => Box::pin(self.respond(&call, |ask: Create| self.create(&call, ask))).await,
             "exec" => self.respond(&call, |ask: Exec| self.exec(&call, ask)).await,
             "list" => self.respond(&call, |ask: List| self.list(&call, ask)).await,
             "status" => self.respond(&call, |ask: GetStatus| self.status(&call, ask)).await,
@@ -163,6 +179,8 @@ impl Entry {
             "deployments" => {
                 self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
             }
+            "health" => self.respond(&call, |ask: GetHealth| self.health(&call, ask)).await,
+            swarm if swarm.starts_with(SWARM) => self.swarm(&call, swarm).await,
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
             unknown => {
                 let verb = unknown.chars().take(64).collect();

@@ -27,7 +27,8 @@ impl Entry {
     pub(super) async fn read<R: Request + JsonSchema>(&self, call: &Call) -> Result<R, Refusal> {
         let ask = match ingress::read::<R>(&call.request.message, call.sandbox)? {
             Arguments::Plain(ask) => ask,
-            Arguments::Other(fields) => self.read_closely(call, fields).await?,
+            // Seldom; the usual way is not to carry its room.
+            Arguments::Other(fields) => Box::pin(self.read_closely(call, fields)).await?,
         };
         match call.tool {
             Some(tool) if !tool.demands.is_empty() => demanded(tool, &ask)?,

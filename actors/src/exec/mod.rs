@@ -21,6 +21,7 @@ use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::Work;
 use sandpit_sandbox::{Provider, ProviderError};
 use sha2::{Digest, Sha256};
+use tokio::sync::broadcast;
 use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tracing::field::Empty;
 use tracing::{Instrument, Span, info_span};
@@ -80,6 +81,20 @@ impl Question for GetCache {
     type Answer = CacheView;
 }
 
+/// Told to whoever listens when a run came to its end. Who lags behind misses some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RanIn {
+    /// Where.
+    pub sandbox: SandboxId,
+    /// When it ended.
+    pub at: Moment,
+    /// How long it ran.
+    pub took: Duration,
+    /// Whether its limits, the loss of its sandbox or the provider ended it. A program that fails
+    /// by itself is a result.
+    pub failed: bool,
+}
+
 /// The result cache, as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheView {
@@ -136,6 +151,8 @@ pub struct Ports {
     pub bus: Arc<dyn Bus>,
     /// Who has the sandboxes.
     pub pool: ActorRef<PoolActor>,
+    /// Hears of every run that ended.
+    pub ran: broadcast::Sender<RanIn>,
 }
 
 /// The actor.
@@ -303,8 +320,15 @@ impl ExecActor {
             _ => (String::new(), Duration::ZERO),
         };
         let running = output::run(provider, bus, exec, sandbox, order);
+        let (told, clock) = (self.ports.ran.clone(), self.ports.clock);
+        let tell = move |took, failed| {
+            // Nobody has to listen.
+            let _ = told.send(RanIn { sandbox, at: clock.now(), took, failed });
+        };
         let stop = self.spawn_run(running, span, ctx, move |ran| match ran {
             Ok(ran) => {
+                let Executed { lost, timed_out, oom_killed, .. } = ran.result;
+                tell(ran.wall, lost || timed_out || oom_killed);
                 metrics().ran(&template, label(&ran.result), ran.wall, queued);
                 metrics().wrote(&template, ran.written, ran.dropped);
                 whole.record("process.exit.code", ran.result.exit_code);
@@ -313,6 +337,7 @@ impl ExecActor {
                 Event::Ended { exec, result, sandbox_usable }
             }
             Err(error) => {
+                tell(Duration::ZERO, true);
                 metrics().ran(&template, "refused", Duration::ZERO, queued);
                 Event::Failed { exec, error }
             }

@@ -5,6 +5,7 @@ mod record;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::fut::wrap_stream;
 use actix::prelude::*;
@@ -74,6 +75,8 @@ pub struct Undeploy {
     pub tenant: Tenant,
     /// Which.
     pub deployment: DeploymentId,
+    /// How long what runs in it may take to end; without it, as long as ever.
+    pub grace: Option<Duration>,
 }
 
 impl Question for Undeploy {
@@ -90,6 +93,14 @@ pub struct GetViews {
 }
 
 impl Question for GetViews {
+    type Answer = Result<Vec<View>, Refusal>;
+}
+
+/// Asks how the agents of all swarms are.
+#[derive(Clone, Debug)]
+pub struct GetSeats;
+
+impl Question for GetSeats {
     type Answer = Result<Vec<View>, Refusal>;
 }
 
@@ -276,19 +287,18 @@ impl ScalerActor {
     /// Agents that failed are found where it is looked whether sandboxes are there.
     fn look_at_agents(&self, ctx: &mut Context<Self>) {
         let Some(agents) = self.ports.agents.clone() else { return };
-        let known = self.scaler.agents();
-        if known.is_empty() {
-            return;
-        }
-        let looking = tokio::task::spawn_local(async move { agents.look(known).await });
-        let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
-            for (agent, view) in seen.unwrap_or_default() {
-                if let AgentStage::Failed { why } = view.stage {
-                    actor.step(Event::AgentFailed { agent, why }, ctx);
+        for tenant in self.scaler.tenants_with_agents() {
+            let agents = Arc::clone(&agents);
+            let looking = tokio::task::spawn_local(async move { agents.look(tenant).await });
+            let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
+                for (agent, view) in seen.unwrap_or_default() {
+                    if let AgentStage::Failed { why } = view.stage {
+                        actor.step(Event::AgentFailed { agent, why }, ctx);
+                    }
                 }
-            }
-        });
-        ctx.spawn(done);
+            });
+            ctx.spawn(done);
+        }
     }
 
     /// Does `work` on a task of its own, and takes what came of it as an event.
@@ -421,9 +431,9 @@ impl Handler<Asked<Undeploy>> for ScalerActor {
     type Result = ();
 
     fn handle(&mut self, asked: Asked<Undeploy>, ctx: &mut Context<Self>) {
-        let (Undeploy { tenant, deployment }, caller) = asked.open();
+        let (Undeploy { tenant, deployment, grace }, caller) = asked.open();
         let span = caller.span().clone();
-        let event = |ticket| Event::Undeploy { ticket, tenant, deployment };
+        let event = |ticket| Event::Undeploy { ticket, tenant, deployment, grace };
         self.ask(Asker::Undeploy(caller), &span, ctx, event);
     }
 }
@@ -435,6 +445,15 @@ impl Handler<Asked<GetViews>> for ScalerActor {
         let (GetViews { tenant, deployment }, caller) = asked.open();
         // A question that changes nothing loses nothing with its answer.
         let _ = caller.answer(self.scaler.views(self.ports.clock.now(), &tenant, deployment));
+    }
+}
+
+impl Handler<Asked<GetSeats>> for ScalerActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<GetSeats>, _: &mut Context<Self>) {
+        let (GetSeats, caller) = asked.open();
+        let _ = caller.answer(self.scaler.seats(self.ports.clock.now()));
     }
 }
 

@@ -4,7 +4,7 @@
 //! as many instances as wanted, whatever dies; what leaves is idle if any is, and takes nothing new
 //! until what runs in it is over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::{Moment, Now};
 
 use crate::shell::Ticket;
-pub use deployment::{Counts, Member, Order, Record, Seen, Stage, View};
+pub use deployment::{Counts, Member, Order, Record, Seat, Seen, Stage, View};
 use deployment::{Deployment, Slot, Writing};
 
 mod answers;
@@ -88,7 +88,13 @@ pub enum Event {
         until: Moment,
     },
     /// A caller wants no more of it.
-    Undeploy { ticket: Ticket, tenant: Tenant, deployment: DeploymentId },
+    Undeploy {
+        ticket: Ticket,
+        tenant: Tenant,
+        deployment: DeploymentId,
+        /// How long what runs in it may take to end; without it, as long as ever.
+        grace: Option<Duration>,
+    },
     /// Answers [`Effect::Restore`].
     Restored { records: Vec<(DeploymentId, Record)> },
     /// Answers [`Effect::Restore`].
@@ -250,9 +256,12 @@ impl Scaler {
                     effects.push(Effect::Refuse { ticket, refusal });
                 }
             }
-            Event::Undeploy { ticket, tenant, deployment } => {
+            Event::Undeploy { ticket, tenant, deployment, grace } => {
                 match self.mine(&tenant, deployment) {
-                    Ok(deployment) => deployment.undeploy.push(ticket),
+                    Ok(deployment) => {
+                        deployment.undeploy.push(ticket);
+                        deployment.grace = grace;
+                    }
                     Err(refusal) => effects.push(Effect::Refuse { ticket, refusal }),
                 }
             }
@@ -304,21 +313,26 @@ impl Scaler {
     ) -> Result<(), Refusal> {
         self.open()?;
         let Limits { deployments_max, .. } = self.limits;
-        if self.deployments.len() >= deployments_max {
+        let plain = self.deployments.values().filter(|one| one.record.order.seat.is_none()).count();
+        // A swarm bounds its own.
+        if order.seat.is_none() && plain >= deployments_max {
             let setting = "scaler.deployments_max";
-            let (scope, wanted) = ("deployments", self.deployments.len() + 1);
+            let (scope, wanted) = ("deployments", plain + 1);
             return Err(Refusal::OverQuota { scope, wanted, max: deployments_max, setting });
         }
         let same = |other: &Deployment| {
             let theirs = &other.record.order;
             let same = theirs.template_name == order.template_name;
-            other.deploying.is_some() && same && theirs.plan.tenant == order.plan.tenant
+            let plain = order.seat.is_none() && theirs.seat.is_none();
+            other.deploying.is_some() && plain && same && theirs.plan.tenant == order.plan.tenant
         };
         if self.deployments.values().any(same) {
             let why = format!("`{}` is being deployed already", order.template_name);
             return Err(Refusal::Conflict { scope: "deployment", why });
         }
-        self.within_quota(&order.plan.tenant, None, order.instances)?;
+        if order.seat.is_none() {
+            self.within_quota(&order.plan.tenant, None, order.instances)?;
+        }
         let id = DeploymentId::minted(self.draw.random());
         let record = Record::new(order, now.wall);
         effects.push(Effect::Write { deployment: id, record: Some(Arc::new(record.clone())) });
@@ -359,7 +373,8 @@ impl Scaler {
     ) -> Result<(), Refusal> {
         let others = self.deployments.iter();
         let others = others.filter(|(id, deployment)| {
-            Some(**id) != but && deployment.record.order.plan.tenant == *tenant
+            let order = &deployment.record.order;
+            Some(**id) != but && order.seat.is_none() && order.plan.tenant == *tenant
         });
         let others: usize = others.map(|(_, deployment)| deployment.wanted()).sum();
         let (wanted, max) = (others + count, self.limits.instances_max);
@@ -394,11 +409,11 @@ impl Scaler {
         Some((deployment, slot))
     }
 
-    /// The agents of instances that are up.
-    pub fn agents(&self) -> Vec<AgentId> {
-        let slots = self.deployments.values().flat_map(|deployment| deployment.slots.values());
-        let up = slots.filter(|slot| matches!(slot.stage, Stage::Up { .. }));
-        up.filter_map(|slot| slot.agent).collect()
+    /// Whose agents are to be looked at.
+    pub fn tenants_with_agents(&self) -> BTreeSet<Tenant> {
+        let deployments = self.deployments.values().map(|deployment| &deployment.record.order.plan);
+        let with = deployments.filter(|plan| plan.agent.is_some());
+        with.map(|plan| plan.tenant.clone()).collect()
     }
 
     /// One deployment, or all, as the tenant may see them.
@@ -416,8 +431,9 @@ impl Scaler {
         }
         let theirs = self.deployments.iter();
         let theirs = theirs.filter(|(id, deployment)| {
-            deployment.record.order.plan.tenant == *tenant
-                && wanted.is_none_or(|wanted| wanted == **id)
+            let order = &deployment.record.order;
+            let plain = order.seat.is_none();
+            plain && order.plan.tenant == *tenant && wanted.is_none_or(|wanted| wanted == **id)
         });
         let views: Vec<_> = theirs.map(|(id, deployment)| deployment.view(now, *id)).collect();
         match wanted {
@@ -426,6 +442,19 @@ impl Scaler {
             }
             _ => Ok(views),
         }
+    }
+
+    /// The agents of all swarms, each a deployment of one.
+    ///
+    /// # Errors
+    /// [`Refusal::Unsettled`] before the records were read.
+    pub fn seats(&self, now: Moment) -> Result<Vec<View>, Refusal> {
+        if self.stage != Restoring::Done {
+            return Err(Refusal::Unsettled { what: "the record of deployments" });
+        }
+        let seats = self.deployments.iter();
+        let seats = seats.filter(|(_, deployment)| deployment.record.order.seat.is_some());
+        Ok(seats.map(|(id, deployment)| deployment.view(now, *id)).collect())
     }
 }
 

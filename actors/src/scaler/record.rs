@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use sandpit_messages::deployment::{Category, Configuration};
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::id::DeploymentId;
+use sandpit_messages::id::{AgentId, DeploymentId, SwarmId};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::WallTime;
 use serde::{Deserialize, Serialize};
 
-use super::policy::{Order, Record};
+use super::policy::{Order, Record, Seat};
 use crate::bus::KvError;
 use crate::crew::{AgentPlan, Plan, Records};
 
@@ -30,6 +30,8 @@ struct Kept {
     created: WallTime,
     desired: usize,
     auto_scale: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seat: Option<(SwarmId, AgentId)>,
 }
 
 /// What the instances of a configuration are made of. The configuration is valid already.
@@ -72,6 +74,7 @@ pub(super) async fn write(
         created: *created,
         desired: *desired,
         auto_scale: *auto_scale,
+        seat: order.seat.map(|Seat { swarm, agent }| (swarm, agent)),
     };
     records.put(id.as_str(), &kept).await
 }
@@ -89,6 +92,7 @@ pub(super) async fn read(records: &Records) -> Result<Vec<(DeploymentId, Record)
             plan: Arc::new(plan(tenant, &kept.configuration)),
             configuration: kept.configuration,
             instances: kept.instances,
+            seat: kept.seat.map(|(swarm, agent)| Seat { swarm, agent }),
         };
         let Kept { created, desired, auto_scale, .. } = kept;
         Some((id, Record { order: Arc::new(order), created, desired, auto_scale }))

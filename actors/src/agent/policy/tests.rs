@@ -25,6 +25,7 @@ fn bar(seq: u64, history: u64, last: u64) -> Bar {
 fn ask(sandbox: u64, params: Value) -> RunAgent {
     let Value::Object(strategy_params) = params else { panic!("{params} is no object") };
     RunAgent {
+        agent_id: None,
         sandbox_id: SandboxId::numbered(sandbox),
         agent_type: "trader".to_owned(),
         symbols: vec!["KO".to_owned()],

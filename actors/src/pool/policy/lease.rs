@@ -212,6 +212,8 @@ pub struct Held {
     pub executions: u64,
     /// Executions that run in it now.
     pub running: usize,
+    /// What it may use.
+    pub limits: provider::Limits,
     /// What its holder asked for.
     pub order: Arc<Order>,
 }

@@ -119,6 +119,7 @@ impl Pool {
             last_activity: lease.last_activity,
             executions: lease.executions,
             running: lease.running.len(),
+            limits: lease.limits,
             order: Arc::clone(&lease.order),
         });
         held.collect()

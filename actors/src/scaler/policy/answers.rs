@@ -192,7 +192,9 @@ impl Scaler {
             deployment.observe(&there);
             if deployment.shrinks_after.is_some_and(|after| after <= number) {
                 deployment.shrinks_after = None;
-                deployment.shrink(now + limits.drain_max, &there, effects);
+                let ending = deployment.grace.filter(|_| deployment.doomed);
+                let drain = ending.unwrap_or(limits.drain_max);
+                deployment.shrink(now + drain, &there, effects);
             }
         }
         let hurry = self.deployments.values().any(|one| one.shrinks_after.is_some());

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandpit_messages::deployment::{Category, Configuration, InstanceStatus};
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::id::{AgentId, DeploymentId, SandboxId};
+use sandpit_messages::id::{AgentId, DeploymentId, SandboxId, SwarmId};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::{Moment, WallTime};
 
@@ -28,6 +29,17 @@ pub struct Order {
     pub plan: Arc<Plan>,
     /// How many at first.
     pub instances: usize,
+    /// Set for the agent of a swarm, which is a deployment of one.
+    pub seat: Option<Seat>,
+}
+
+/// Whose place in which swarm a deployment of one keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat {
+    /// The swarm.
+    pub swarm: SwarmId,
+    /// The agent. It stays the same when its sandbox is replaced.
+    pub agent: AgentId,
 }
 
 /// What survives a restart.
@@ -154,6 +166,8 @@ pub struct View {
     pub failures: Vec<(Option<SandboxId>, Refusal)>,
     /// The part of a wish that waits for an operator.
     pub held: Option<Held>,
+    /// Whether it is on its way out.
+    pub ending: bool,
 }
 
 impl View {
@@ -199,6 +213,8 @@ pub(super) struct Deployment {
     pub(super) deploying: Option<Asked>,
     pub(super) scaling: Option<Scaling>,
     pub(super) undeploy: Vec<Ticket>,
+    /// How long what runs in it may take to end when all of it ends.
+    pub(super) grace: Option<Duration>,
     /// Not wanted any more: it lasts until its instances have left.
     pub(super) doomed: bool,
     /// Whether nothing of it is written down any more.
@@ -229,6 +245,7 @@ impl Deployment {
             deploying: None,
             scaling: None,
             undeploy: Vec::new(),
+            grace: None,
             doomed: false,
             removed: false,
             remove_after: now,
@@ -278,6 +295,7 @@ impl Deployment {
             counts: self.counts,
             failures: self.failures.iter().cloned().collect(),
             held: self.guard.held(now),
+            ending: self.doomed || !self.undeploy.is_empty(),
         }
     }
 

@@ -96,7 +96,9 @@ impl Scaler {
         for id in missing {
             let (member, agent) = (self.number(id), AgentId::minted(self.draw.random()));
             let Some(deployment) = self.deployments.get_mut(&id) else { continue };
-            let agent = deployment.record.order.plan.agent.as_ref().map(|_| agent);
+            let order = &deployment.record.order;
+            let agent = order.seat.map_or(agent, |seat| seat.agent);
+            let agent = order.plan.agent.as_ref().map(|_| agent);
             let stage = Stage::Vacant { after: now };
             deployment.slots.insert(member, Slot { stage, agent, failures: 0 });
         }

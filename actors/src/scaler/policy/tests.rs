@@ -22,6 +22,7 @@ fn order(instances: usize) -> Arc<Order> {
         plan: Arc::new(plan(Tenant::local(), &configuration)),
         configuration,
         instances,
+        seat: None,
     })
 }
 
@@ -366,7 +367,10 @@ fn what_was_wanted_survives_and_is_made_anew() {
     let [Effect::Look { look }] = effects[..] else { panic!("{effects:?}") };
     let effects = scaler.step(at(10), Event::Looked { look, seen: vec![member(old)] });
     assert!(matches!(effects[..], [Effect::Dismiss { sandbox, .. }] if sandbox == old));
-    after.step(11, Event::Undeploy { ticket: Ticket(5), tenant: Tenant::local(), deployment: id });
+    after.step(
+        11,
+        Event::Undeploy { ticket: Ticket(5), tenant: Tenant::local(), deployment: id, grace: None },
+    );
     assert!(after.leased.is_empty() && after.records.is_empty());
 }
 
@@ -375,7 +379,7 @@ fn what_is_anothers_does_not_exist() {
     let mut world = World::new();
     let deployment = world.deploy(1, 1);
     let tenant: Tenant = "other".parse().unwrap();
-    world.step(2, Event::Undeploy { ticket: Ticket(3), tenant, deployment });
+    world.step(2, Event::Undeploy { ticket: Ticket(3), tenant, deployment, grace: None });
     let name = deployment.to_string();
     assert_eq!(world.refusal(), Refusal::NoSuch { what: "deployment", name });
 }
