@@ -7,12 +7,14 @@ pub mod progress;
 
 mod config;
 mod demo;
+mod deployment;
 mod doctor;
 mod env;
 mod exec;
 mod pool;
 mod probe;
 mod sandbox;
+mod swarm;
 mod up;
 
 use std::ffi::OsString;
@@ -56,6 +58,12 @@ enum Verb {
     /// Create, list, look at and end sandboxes.
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// Keep so many equal sandboxes running, and change how many.
+    #[command(subcommand)]
+    Deployment(deployment::Verb),
+    /// Make, look at, fill and end swarms of agents.
+    #[command(subcommand)]
+    Swarm(swarm::Verb),
     /// Show what is kept ready.
     Pool,
     /// Try out what this machine allows, and say what mends it.
@@ -116,6 +124,8 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Deployment(verb) => verb.run(&settings, out),
+        Verb::Swarm(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
         Verb::Env => env::run(&settings, out),
     }
