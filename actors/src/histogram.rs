@@ -53,12 +53,12 @@ impl Histogram {
 
     /// The shortest, in milliseconds; `None` of nothing.
     pub fn min_ms(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.min.as_secs_f64() * 1e3)
+        (self.count > 0).then_some(self.min.as_secs_f64() * 1e3)
     }
 
     /// The longest, in milliseconds; `None` of nothing.
     pub fn max_ms(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.max.as_secs_f64() * 1e3)
+        (self.count > 0).then_some(self.max.as_secs_f64() * 1e3)
     }
 
     /// What `percent` of 100 took at most, in milliseconds; `None` of nothing.

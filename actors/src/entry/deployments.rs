@@ -40,7 +40,7 @@ impl Entry {
             let view = self.ports.scaler.ask_settled(question).await??;
             let up = view.instances.iter();
             let mut up = up.filter(|(_, status, _)| *status == InstanceStatus::Running);
-            let first = up.next().or(view.instances.first());
+            let first = up.next().or_else(|| view.instances.first());
             let sandbox = first.map(|(sandbox, ..)| *sandbox).ok_or(Refusal::Unfinished)?;
             let settled = view.is_settled();
             Ok(Deployed {
