@@ -11,6 +11,7 @@ pub mod entry;
 pub mod exec;
 pub mod health;
 pub mod histogram;
+pub mod layers;
 pub mod market;
 mod metrics;
 pub mod node;

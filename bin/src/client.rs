@@ -12,9 +12,11 @@ use sandpit_actors::clock::Clock;
 use sandpit_messages::codec::Codec;
 use sandpit_messages::envelope::{self, IdempotencyKey};
 use sandpit_messages::exec::{Exec, Executed};
-use sandpit_messages::id::{ExecId, RequestId, SandboxId};
-use sandpit_messages::subject::{self, Replay, Request, Stream};
+use sandpit_messages::id::{ExecId, NodeId, RequestId, SandboxId};
+use sandpit_messages::subject::{self, Replay, Request, Stream, Verb};
 use sandpit_messages::time::Moment;
+use sandpit_messages::tool;
+use serde_json::Value;
 
 use retry::{Budget, Repeatable};
 
@@ -43,6 +45,23 @@ pub struct Call {
     pub key: Key,
     /// Goes straight to the owner of this sandbox.
     pub owner_of: Option<SandboxId>,
+    /// Goes straight to this node.
+    pub node: Option<NodeId>,
+}
+
+/// A request that is handed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// What is asked.
+    pub verb: Verb,
+    /// What to do when the answer is lost.
+    pub replay: Replay,
+    /// How long to wait for the answer.
+    pub patience: Duration,
+    /// What makes repeating it safe, if its caller named it beside the arguments.
+    pub key: Option<IdempotencyKey>,
+    /// For logs and progress.
+    pub request: RequestId,
 }
 
 /// The idempotency key of a request.
@@ -133,12 +152,39 @@ impl Client {
         Ok(executed)
     }
 
-    fn question<R: Request>(&self, request: &R, call: &Call, patience: Duration) -> Message {
+    /// Asks what somebody else wrote, in JSON, and hands the answer on as it came.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub async fn relay(&self, asked: Relayed, arguments: &Value) -> Result<Value, AskError> {
+        let Relayed { verb, replay, patience, key, request } = asked;
+        let until = self.clock.now() + patience;
+        let mut headers = self.headers(Codec::Json, request, patience);
+        // A key of the caller's own among the arguments is lifted where they are read.
+        let key = key.or_else(|| {
+            let has_own = arguments.get(tool::KEY).is_some();
+            (replay == Replay::WithKey && !has_own).then(random_key)
+        });
+        if let Some(key) = key {
+            headers.set(envelope::IDEMPOTENCY_KEY, key.as_str());
+        }
+        let body = Bytes::from(Codec::Json.encode(arguments));
+        let question = Message { subject: verb.subject(), headers, body };
+        let answer = self.attempts(replay, question, until).await?;
+        read(&answer)
+    }
+
+    fn headers(&self, codec: Codec, request: RequestId, patience: Duration) -> Headers {
         let deadline = self.clock.both().wall.plus(patience);
-        let mut headers = Headers::new()
-            .with(envelope::CONTENT_TYPE, self.codec.content_type())
-            .with(envelope::REQUEST, RequestId::minted(rand::random()).as_str())
-            .with(envelope::DEADLINE, deadline.0.to_string());
+        Headers::new()
+            .with(envelope::CONTENT_TYPE, codec.content_type())
+            .with(envelope::REQUEST, request.as_str())
+            .with(envelope::DEADLINE, deadline.0.to_string())
+    }
+
+    fn question<R: Request>(&self, request: &R, call: &Call, patience: Duration) -> Message {
+        let request_id = RequestId::minted(rand::random());
+        let mut headers = self.headers(self.codec, request_id, patience);
         let key = match &call.key {
             Key::Made => (R::REPLAY == Replay::WithKey).then(random_key),
             Key::Given(key) => Some(key.clone()),
@@ -147,9 +193,10 @@ impl Client {
         if let Some(key) = key {
             headers.set(envelope::IDEMPOTENCY_KEY, key.as_str());
         }
-        let subject = match call.owner_of {
-            Some(sandbox) => R::VERB.of_sandbox(sandbox),
-            None => R::VERB.subject(),
+        let subject = match (call.owner_of, call.node) {
+            (Some(sandbox), _) => R::VERB.of_sandbox(sandbox),
+            (None, Some(node)) => R::VERB.of_node(node),
+            (None, None) => R::VERB.subject(),
         };
         Message { subject, headers, body: Bytes::from(self.codec.encode(request)) }
     }

@@ -1,4 +1,4 @@
-//! The HTTP face: whether the node serves, and its metrics. On a thread and a runtime of its own,
+//! The HTTP face: whether the node serves, its metrics, and the tools for assistants. On a thread and a runtime of its own,
 //! so that whoever scrapes never waits for, or holds up, a request.
 
 use std::net::SocketAddr;
@@ -42,7 +42,7 @@ struct Faces {
 }
 
 impl Http {
-    /// Listens on `address`; port 0 takes a free one.
+    /// Listens on `address`; port 0 takes a free one. `more` are routes beside its own.
     ///
     /// # Errors
     /// [`NotListening`] if it cannot.
@@ -50,6 +50,7 @@ impl Http {
         address: SocketAddr,
         health: Health,
         metrics: Metrics,
+        more: Router,
     ) -> Result<Self, NotListening> {
         let refused = |source| NotListening { address, source };
         let listener = std::net::TcpListener::bind(address).map_err(refused)?;
@@ -58,7 +59,8 @@ impl Http {
         let routes = Router::new()
             .route("/healthz", get(healthz))
             .route("/metrics", get(scrape))
-            .with_state(Faces { health, metrics });
+            .with_state(Faces { health, metrics })
+            .merge(more);
         let (stop, stopped) = oneshot::channel();
         let serve = move || serve(listener, routes, stopped);
         thread::Builder::new().name("http".to_owned()).spawn(serve).map_err(refused)?;

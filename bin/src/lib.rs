@@ -7,6 +7,8 @@ pub mod client;
 pub mod demo;
 pub mod http;
 pub mod limits;
+pub mod market;
+pub mod mcp;
 pub mod node;
 pub mod session;
 pub mod settings;

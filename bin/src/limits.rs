@@ -10,7 +10,8 @@ use sandpit_config::{
     SuperviseConfig, TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::fetch::Source;
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::template::built_in;
 use sandpit_sandbox::provider::Limits;
 
@@ -154,7 +155,19 @@ pub fn local(config: &Config, node: NodeId, data: &Path) -> Result<Options, Temp
         huge_pages: local.huge_pages,
         bounds: bounds(local),
         templates: templates.collect::<Result<_, _>>()?,
+        layers: layers(local),
     })
+}
+
+fn layers(local: &LocalConfig) -> Layers {
+    Layers {
+        source: local.layer_wheels.clone().map_or(Source::Index, Source::Folder),
+        kept_max: local.layers_max,
+        setup_max: local.setup_max,
+        data_max: local.export_max,
+        archive_max: local.import_max,
+        ..Layers::default()
+    }
 }
 
 fn bounds(local: &LocalConfig) -> Bounds {
@@ -200,6 +213,7 @@ fn template(name: &str, config: &TemplateConfig) -> Result<TemplateSpec, Templat
         requirements,
         warmup: text("warmup", &config.warmup, warmup)?,
         data: data.collect(),
+        program: config.program.clone(),
         limits: Limits { memory_mb: config.memory_mb, cpu_count: config.cpu_count },
     })
 }

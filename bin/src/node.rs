@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::System;
+use axum::Router;
 use sandpit_actors::bus::nats::{ConnectError, Credentials, NatsBus};
 use sandpit_actors::bus::{Bus, BusState};
 use sandpit_actors::clock::Clock;
@@ -29,6 +30,8 @@ use crate::cli::failure::Failure;
 use crate::cli::progress::Stages;
 use crate::http::{Health, Http, NotListening};
 use crate::limits;
+use crate::mcp::http::Door;
+use crate::mcp::{self, Face};
 use crate::session::Endpoint;
 use crate::telemetry::{Metrics, Role, Telemetry};
 use identity::Identity;
@@ -37,6 +40,9 @@ use identity::Identity;
 const STALL_MAX: Duration = Duration::from_secs(15);
 /// What ending requests, sandboxes and the server may take beyond the executions' own time.
 const FORCED_AFTER: Duration = Duration::from_secs(10);
+
+/// Characters of a token that is not to be guessed.
+const TOKEN_MIN: usize = 16;
 
 /// A node that serves.
 #[derive(Debug)]
@@ -117,6 +123,7 @@ impl Node {
         let control = connect("sandpit-control").await.map_err(no_bus)?;
         let keys = control.kv(entry::bucket()).await;
         let keys = keys.map_err(|error| unusable_bus().caused_by(&error))?;
+        let prices = prices(&config.market)?;
         let records = control.kv(crew::bucket()).await;
         let records = records.map_err(|error| unusable_bus().caused_by(&error))?;
         let ports = Ports {
@@ -124,7 +131,7 @@ impl Node {
             provider,
             keys: Some(keys),
             records: Some(records),
-            prices: prices(&config.market)?,
+            prices,
             clock,
             node: id,
             run,
@@ -135,7 +142,9 @@ impl Node {
         actors.tree.watch_thread(STALL_MAX, end_stalled);
         let draining = Arc::new(AtomicBool::new(false));
         let health = health(&draining, bus.changes(), actors.tree.hung());
-        let http = Http::listen(config.http.listen, health, metrics).await.map_err(no_http)?;
+        let tools = tools(&config, &endpoint)?;
+        let http = Http::listen(config.http.listen, health, metrics, tools);
+        let http = http.await.map_err(no_http)?;
         let node = Self { id, data, clock, config, endpoint, embedded, local, draining, http };
         Ok((node, actors))
     }
@@ -287,6 +296,29 @@ fn endpoints(config: &Config, embedded: Option<&Embedded>) -> (Endpoint, Endpoin
         embedded: true,
     };
     (of(server.client()), of(server.node()))
+}
+
+/// The tools over HTTP, for whoever may use them.
+fn tools(config: &Config, endpoint: &Endpoint) -> Result<Router, Failure> {
+    let token = match &config.http.token_file {
+        Some(file) => Some(token(file)?),
+        None => None,
+    };
+    let door = Door::of(config.http.listen.ip().is_loopback(), token.as_deref());
+    let face = Face::new(endpoint.clone(), config.bus.clone());
+    Ok(mcp::http::routes(door, move || face.clone()))
+}
+
+/// The first line of a file.
+fn token(file: &Path) -> Result<String, Failure> {
+    let unusable = || {
+        let what = format!("http.token_file is {}, which holds no token", file.display());
+        Failure::new(Exit::Usage, "invalid_setting", what)
+            .next("write at least 16 characters into its first line")
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| unusable().caused_by(&error))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    if token.len() < TOKEN_MIN { Err(unusable()) } else { Ok(token.to_owned()) }
 }
 
 /// What `/healthz` answers.

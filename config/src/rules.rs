@@ -99,10 +99,16 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("provider.local.queued_max", Whole(1, 65_536)),
     ("provider.local.grace_ms", Whole(1, 60_000)),
     ("provider.local.destroy_max_s", Number(0.1, 60.0)),
+    ("provider.local.layers_max", Whole(0, 10_000)),
+    ("provider.local.layer_wheels", Text),
+    ("provider.local.setup_max_s", Number(1.0, 3_600.0)),
+    ("provider.local.export_max_mib", Whole(1, 512)),
+    ("provider.local.import_max_mib", Whole(1, 8_191)),
     ("template.*.requirements", Text),
     ("template.*.packages", Texts),
     ("template.*.warmup", Text),
     ("template.*.data", Folders),
+    ("template.*.program", Text),
     ("template.*.memory_mb", Whole(256, 4_096)),
     ("template.*.cpu_count", Whole(1, 4)),
     ("template.*.warm_target", Whole(0, 10_000)),
@@ -111,6 +117,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("telemetry.log", Text),
     ("telemetry.log_format", OneOf(&["auto", "human", "json"])),
     ("http.listen", Address),
+    ("http.token_file", Text),
     ("drain.executions_max_s", Number(0.0, 3_600.0)),
 ];
 
@@ -136,10 +143,11 @@ pub(crate) fn is_section(name: &str) -> bool {
     })
 }
 
-/// Whether a template may be called so: `a-z`, `0-9` and `-`, at most 32 characters.
+/// Whether a template may be called so: `a-z`, `0-9` and `-`, at most 32 characters, and not as
+/// templates are called that are made from contents.
 pub(crate) fn is_template(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=32).contains(&name.len()) && name.bytes().all(letter)
+    (1..=32).contains(&name.len()) && name.bytes().all(letter) && !name.starts_with("tpl-")
 }
 
 impl Rule {

@@ -30,14 +30,14 @@ pub struct Config {
     pub cache: CacheConfig,
     /// `[reaper]`.
     pub reaper: ReaperConfig,
-    /// `[scaler]`.
-    pub scaler: ScalerConfig,
     /// `[market]`.
     pub market: MarketConfig,
     /// `[paper]`.
     pub paper: PaperConfig,
     /// `[agent]`.
     pub agent: AgentConfig,
+    /// `[scaler]`.
+    pub scaler: ScalerConfig,
     /// `[provider]`.
     pub provider: ProviderConfig,
     /// `[template.<name>]`.
@@ -183,19 +183,6 @@ pub struct ReaperConfig {
     pub sweep: Duration,
 }
 
-/// Deployments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScalerConfig {
-    /// Most instances of all deployments of one tenant.
-    pub instances_max: usize,
-    /// Most deployments.
-    pub deployments_max: usize,
-    /// What runs in an instance that leaves may take so long to end.
-    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
-    pub drain_max: Duration,
-}
-
 /// Market data.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -236,6 +223,19 @@ pub struct AgentConfig {
     /// For how long one that ended can be looked at.
     #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
     pub ended_kept: Duration,
+}
+
+/// Deployments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScalerConfig {
+    /// Most instances of all deployments of one tenant.
+    pub instances_max: usize,
+    /// Most deployments.
+    pub deployments_max: usize,
+    /// What runs in an instance that leaves may take so long to end.
+    #[serde(rename = "drain_max_s", deserialize_with = "seconds")]
+    pub drain_max: Duration,
 }
 
 /// Where code runs.
@@ -298,6 +298,20 @@ pub struct LocalConfig {
     /// Longest teardown.
     #[serde(rename = "destroy_max_s", deserialize_with = "seconds")]
     pub destroy_max: Duration,
+    /// Templates kept that callers asked for.
+    pub layers_max: usize,
+    /// Where their packages are; without it, at the index.
+    #[serde(deserialize_with = "unless_empty")]
+    pub layer_wheels: Option<PathBuf>,
+    /// Longest setup command.
+    #[serde(rename = "setup_max_s", deserialize_with = "seconds")]
+    pub setup_max: Duration,
+    /// Bytes of `/home/user` in an archive.
+    #[serde(rename = "export_max_mib", deserialize_with = "mib")]
+    pub export_max: u64,
+    /// Bytes of an archive from elsewhere.
+    #[serde(rename = "import_max_mib", deserialize_with = "mib")]
+    pub import_max: u64,
 }
 
 /// Whether control groups are used.
@@ -322,6 +336,9 @@ pub struct TemplateConfig {
     pub warmup: Requirements,
     /// Folders its sandboxes read at `/data/<name>`.
     pub data: Vec<Folder>,
+    /// A program that its sandboxes need.
+    #[serde(deserialize_with = "unless_empty")]
+    pub program: Option<String>,
     /// Mebibytes of memory.
     pub memory_mb: u32,
     /// Processors.
@@ -406,11 +423,14 @@ pub enum LogFormat {
 }
 
 /// The HTTP face.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// A file whose first line is the token of whoever may use `/mcp`.
+    #[serde(deserialize_with = "unless_empty")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// How a node leaves.

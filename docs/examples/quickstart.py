@@ -1,6 +1,7 @@
-"""A sandbox over plain NATS: create it, run code in it, read its output as it comes, end it.
+"""A sandbox over NATS: create it, run code in it, read its output as it comes, end it. Twice: with
+the thin client, and with a NATS client alone.
 
-    pip install nats-py
+    pip install ./clients/python   # which brings nats-py
     eval "$(sandpit env)"          # NATS_URL, NATS_USER and NATS_PASSWORD of the running node
     python quickstart.py
 """
@@ -10,9 +11,28 @@ import json
 import os
 
 import nats
+import sandpit
 
 
 async def main():
+    await with_the_client()
+    await with_nats_alone()
+
+
+async def with_the_client():
+    async with sandpit.connect() as node, node.sandbox("base") as box:
+        # State is kept between the cells of one sandbox, and the last expression is the result.
+        await box.run("prices = [100, 101, 99, 104]")
+        cell = box.stream("print('daily returns')\n[round(b / a - 1, 4) for a, b in zip(prices, prices[1:])]")
+        async for piece in cell:
+            print(f"[{piece.stream}] {piece.text.rstrip()}")
+        print("result:", cell.ran.result)
+
+        # A program that fails is a result, not an error.
+        print("exit code:", (await box.shell("echo done; exit 3")).exit_code)
+
+
+async def with_nats_alone():
     bus = await nats.connect(
         os.environ["NATS_URL"], user=os.environ["NATS_USER"], password=os.environ["NATS_PASSWORD"]
     )
@@ -33,13 +53,11 @@ async def main():
 
     await bus.subscribe(f"sandpit.v1.out.{sandbox}.>", cb=show)
 
-    # State is kept between the cells of one sandbox, and the last expression is the result.
     await ask("exec", sandbox_id=sandbox, code="prices = [100, 101, 99, 104]")
     cell = "print('daily returns')\n[round(b / a - 1, 4) for a, b in zip(prices, prices[1:])]"
     ran = await ask("exec", sandbox_id=sandbox, code=cell, stream=True)
     print("result:", ran["result"])
 
-    # A program that fails is a result, not an error.
     ran = await ask("exec", sandbox_id=sandbox, command="echo done; exit 3", stream=True)
     print("exit code:", ran["exit_code"])
 

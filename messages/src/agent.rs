@@ -105,6 +105,10 @@ const AGENT_TYPES: [(&str, Program); 11] = [
 pub struct RunAgent {
     /// Where: a sandbox of the caller.
     pub sandbox_id: SandboxId,
+    /// What it is to be called, so that it can be halted before its answer came; without it, an id
+    /// is made. No agent may have it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
     /// What it does: the name of a built-in program, or one of its older names.
     pub agent_type: String,
     /// The instruments it trades, 1 to 50.

@@ -59,28 +59,49 @@ impl Codec {
     /// # Errors
     /// [`Refusal::TooLarge`], or [`Refusal::Malformed`] naming the place as the codec reports it.
     pub fn decode<T: DeserializeOwned>(self, body: &[u8]) -> Result<T, Refusal> {
+        self.decode_whole(body).map(|(value, _)| value)
+    }
+
+    /// The same for what is asked: also says which field was not read, if there was one. Whoever
+    /// misspelt an argument would otherwise be answered as if it had not been there.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_whole<T: DeserializeOwned>(
+        self,
+        body: &[u8],
+    ) -> Result<(T, Option<String>), Refusal> {
         if body.len() > BODY_MAX {
             return Err(Refusal::TooLarge { what: "body", bytes: body.len(), max: BODY_MAX });
         }
         let malformed = |at: String| Refusal::Malformed { at };
-        match self {
+        let mut unread = None;
+        let mut note = |path: serde_ignored::Path<'_>| {
+            unread.get_or_insert_with(|| path.to_string());
+        };
+        let value = match self {
             Self::MessagePack => {
                 let mut rest = if body.is_empty() { &[0x80] } else { body };
                 let mut reader = rmp_serde::Deserializer::new(&mut rest);
                 reader.set_max_depth(DEPTH_MAX);
-                let value = T::deserialize(&mut reader);
+                let value = serde_ignored::deserialize(&mut reader, &mut note);
                 let value = value.map_err(|error| malformed(error.to_string()))?;
                 if !rest.is_empty() {
                     return Err(malformed(format!("{} bytes after the value", rest.len())));
                 }
-                Ok(value)
+                value
             }
             // serde_json's own bound is 128 deep, which a thread's stack bears.
             Self::Json => {
                 let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-                serde_json::from_slice(body).map_err(|error| malformed(error.to_string()))
+                let mut reader = serde_json::Deserializer::from_slice(body);
+                let value = serde_ignored::deserialize(&mut reader, &mut note);
+                let value = value.map_err(|error| malformed(error.to_string()))?;
+                reader.end().map_err(|error| malformed(error.to_string()))?;
+                value
             }
-        }
+        };
+        Ok((value, unread))
     }
 
     /// Writes one value.
@@ -120,6 +141,21 @@ mod tests {
     fn an_empty_body_asks_for_the_defaults() {
         for codec in [Codec::MessagePack, Codec::Json] {
             assert_eq!(codec.decode::<Create>(b""), Ok(Create::default()));
+        }
+    }
+
+    #[test]
+    fn a_field_that_nobody_reads_is_told() {
+        for (body, expected) in [
+            (&br#"{"template":"base"}"#[..], None),
+            (br#"{"template":"base","tempalte":1}"#, Some("tempalte".to_owned())),
+        ] {
+            let (_, unread) = Codec::Json.decode_whole::<Create>(body).unwrap();
+            assert_eq!(unread, expected);
+            let value: serde_json::Value = serde_json::from_slice(body).unwrap();
+            let body = Codec::MessagePack.encode(&value);
+            let (_, unread) = Codec::MessagePack.decode_whole::<Create>(&body).unwrap();
+            assert_eq!(unread, expected);
         }
     }
 

@@ -18,10 +18,17 @@ pub struct Exec {
     /// In a sandbox of this template that nobody used before and nobody will use again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// What the run is to be called, so that it can be cancelled before its answer came; without
+    /// it, an id is made. No other run under way may have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_id: Option<ExecId>,
     /// A Python cell, at most 256 KiB. State is kept between the cells of one sandbox; the value
     /// of a last expression is the `result`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
+    /// What `code` is written in; without it Python. Only Python keeps its state between runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub language: Option<Language>,
     /// A program if `args` are given, else a line for `/bin/sh -c`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
@@ -53,8 +60,24 @@ pub struct Exec {
     /// Bytes of each stream in the answer, at most and without it 262144.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_bytes: Option<u32>,
+    /// False leaves the output out of the answer and only publishes it; without it true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture_output: Option<bool>,
     /// Publishes the output while it runs on `sandpit.v1.out.<sandbox>.<execution>.<stream>`.
     pub stream: bool,
+}
+
+/// What code is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum Language {
+    /// A cell of the sandbox's warm interpreter.
+    Python,
+    /// Lines for `/bin/sh`.
+    Sh,
+    /// A script for `node`, in templates that have it.
+    Node,
 }
 
 /// How old an answer from the cache may be.

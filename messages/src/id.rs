@@ -122,12 +122,12 @@ id! {
     ExecId, "x"
 }
 id! {
-    /// One agent: a program with a paper account. It keeps its id when it goes on elsewhere.
-    AgentId, "a"
-}
-id! {
     /// One request, for logs and progress.
     RequestId, "r"
+}
+id! {
+    /// One agent, however often its sandbox is replaced.
+    AgentId, "a"
 }
 id! {
     /// One deployment.
@@ -220,19 +220,19 @@ impl ExecId {
     }
 }
 
-impl AgentId {
-    /// A new agent, from 128 random bits.
+impl RequestId {
+    /// A new request, from 128 random bits.
     pub fn minted(random: u128) -> Self {
-        let mut text = [b'a'; LENGTH];
+        let mut text = [b'r'; LENGTH];
         fill(&mut text[1..], random);
         Self(text)
     }
 }
 
-impl RequestId {
-    /// A new request, from 128 random bits.
+impl AgentId {
+    /// A new agent, from 128 random bits.
     pub fn minted(random: u128) -> Self {
-        let mut text = [b'r'; LENGTH];
+        let mut text = [b'a'; LENGTH];
         fill(&mut text[1..], random);
         Self(text)
     }

@@ -10,8 +10,11 @@ pub mod time;
 pub mod codec;
 pub mod envelope;
 pub mod problem;
+pub mod progress;
 pub mod refusal;
+pub mod schema;
 pub mod subject;
+pub mod tool;
 
 pub mod agent;
 pub mod deployment;
@@ -21,3 +24,4 @@ pub mod market;
 pub mod pool;
 pub mod sandbox;
 pub mod swarm;
+pub mod template;

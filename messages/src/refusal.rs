@@ -24,6 +24,41 @@ pub enum Refusal {
         /// What would have been accepted.
         expected: String,
     },
+    /// An argument is not what it has to be: of another type, out of its range, missing, or named
+    /// twice with different values.
+    #[error("{field} is {came}; expected {expected}")]
+    Argument {
+        /// Its name, with the names of what it is part of before dots.
+        field: String,
+        /// What came, shortened.
+        came: String,
+        /// What would have been accepted.
+        expected: String,
+    },
+    /// There is no such argument.
+    #[error("`{field}` is not an argument of {verb}; it takes {}", accepted.join(", "))]
+    UnknownArgument {
+        /// What came, shortened.
+        field: String,
+        /// The verb, or the tool it was asked as.
+        verb: String,
+        /// Those that there are.
+        accepted: Vec<String>,
+    },
+    /// Neither the id nor the name of a sandbox that runs.
+    #[error("there is no sandbox `{name}`")]
+    NoSuchName {
+        /// What came, shortened.
+        name: String,
+    },
+    /// More than one sandbox has this name.
+    #[error("{} sandboxes are called `{name}`", ids.len())]
+    AmbiguousName {
+        /// The name.
+        name: String,
+        /// Those it may mean, at most 16.
+        ids: Vec<SandboxId>,
+    },
     /// Nobody answers this verb.
     #[error("`{verb}` is not a verb of this version")]
     UnknownVerb {
@@ -90,6 +125,28 @@ pub enum Refusal {
         scope: &'static str,
         /// One sentence.
         why: String,
+    },
+    /// What was put on top of a template does not work.
+    #[error("{step} failed; it said: {said}")]
+    NotBuilt {
+        /// The argument that asked for it.
+        field: &'static str,
+        /// Which part of it.
+        step: String,
+        /// The end of what it said.
+        said: String,
+    },
+    /// An archive is not what it should be.
+    #[error("this is not a template that can be used here: {why}; nothing of it was kept")]
+    NotATemplate {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A template is being built, and will be whether or not its caller waits.
+    #[error("the template is still being built; ask again for the same")]
+    Building {
+        /// When to ask again.
+        retry_after: Duration,
     },
     /// The sandbox ended within the last hour.
     #[error("sandbox {sandbox} ended {ago:?} ago: {why}")]
@@ -184,12 +241,18 @@ impl Refusal {
     pub fn problem(&self) -> Problem {
         use Ran::{No, Unknown};
         let (kind, code, ran, retry_after) = match self {
-            Self::Malformed { .. } | Self::Invalid { .. } | Self::SetupFailed { .. } => {
-                ("invalid_argument", 400, No, None)
-            }
-            Self::NoSuchSandbox { .. } | Self::NoSuchTemplate { .. } | Self::NoSuch { .. } => {
-                ("not_found", 404, No, None)
-            }
+            Self::Malformed { .. }
+            | Self::Invalid { .. }
+            | Self::NotBuilt { .. }
+            | Self::NotATemplate { .. }
+            | Self::SetupFailed { .. }
+            | Self::Argument { .. }
+            | Self::UnknownArgument { .. } => ("invalid_argument", 400, No, None),
+            Self::NoSuchSandbox { .. }
+            | Self::NoSuchTemplate { .. }
+            | Self::NoSuchName { .. }
+            | Self::NoSuch { .. } => ("not_found", 404, No, None),
+            Self::AmbiguousName { .. } => ("conflict", 409, No, None),
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
             Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
@@ -200,7 +263,9 @@ impl Refusal {
             Self::Interrupted | Self::Fault => ("internal", 500, Unknown, None),
             Self::UnknownVerb { .. } | Self::Unsupported { .. } => ("unsupported", 501, No, None),
             Self::Provider { ran, .. } => ("provider_failed", 502, *ran, None),
-            Self::Busy { retry_after, .. } => ("busy", 503, No, Some(*retry_after)),
+            Self::Busy { retry_after, .. } | Self::Building { retry_after } => {
+                ("busy", 503, No, Some(*retry_after))
+            }
             Self::Draining => ("draining", 503, No, Some(Duration::ZERO)),
             Self::Unsettled { .. } => ("unsettled", 503, No, Some(Duration::from_millis(100))),
             Self::Restarting => ("unsettled", 503, No, Some(Duration::from_millis(20))),
@@ -222,6 +287,38 @@ impl Refusal {
             Self::Invalid { field, expected, .. } => Detail {
                 field: Some((*field).to_owned()),
                 expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::NotBuilt { field, .. } => Detail {
+                field: Some((*field).to_owned()),
+                expected: Some("packages and commands that work without a network".to_owned()),
+                ..Detail::default()
+            },
+            Self::NotATemplate { .. } => Detail {
+                field: Some("content".to_owned()),
+                expected: Some("an archive as a node of this version writes it".to_owned()),
+                next: vec!["export the template again and send it again".to_owned()],
+                ..Detail::default()
+            },
+            Self::Argument { field, expected, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(expected.clone()),
+                ..Detail::default()
+            },
+            Self::UnknownArgument { field, accepted, .. } => Detail {
+                field: Some(field.clone()),
+                expected: Some(format!("one of {}", accepted.join(", "))),
+                ..Detail::default()
+            },
+            Self::NoSuchName { name } => Detail {
+                handle: Some(name.clone()),
+                next: vec!["list sandboxes, or create another".to_owned()],
+                ..Detail::default()
+            },
+            Self::AmbiguousName { name, ids } => Detail {
+                handle: Some(name.clone()),
+                scope: Some("name".to_owned()),
+                next: ids.iter().map(|id| format!("say {id}")).collect(),
                 ..Detail::default()
             },
             Self::NoSuchTemplate { known, .. } => Detail {

@@ -16,7 +16,8 @@ pub struct Create {
     /// What people call it, 1 to 128 characters; without one, its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Which template it is made from: `base`, `trading`, or one that was configured.
+    /// Which template it is made from: `base`, `python`, `trading`, one that was configured, or
+    /// one that was deployed, exported or imported.
     pub template: String,
     /// Memory in MiB, 256 to 4096; without it, the template's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,6 +35,22 @@ pub struct Create {
     /// Anything the caller wants to find again with `list`: 64 entries, 8 KiB in all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
+    /// Packages beside the template's own, at most 32 requirements as in `scipy==1.15.2`. Built
+    /// once, for all who ask for the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub install_packages: Vec<String>,
+    /// Whether it may reach the internet. No sandbox of this node may, so true is refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub allow_internet: bool,
+    /// Where it must run; without it, anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Which provider must make it, as in `local`; without it, any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// What makes repeating it safe: 16 to 64 of `A-Z a-z 0-9 _ -`. The header of that name wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// Milliseconds the caller is ready to wait for one; without it, until the deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait_ms: Option<u32>,
@@ -50,6 +67,11 @@ impl Default for Create {
             idle_timeout: 3_600,
             env_vars: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            install_packages: Vec::new(),
+            allow_internet: false,
+            region: None,
+            provider: None,
+            idempotency_key: None,
             wait_ms: None,
         }
     }
@@ -116,6 +138,12 @@ pub struct Created {
     pub node: NodeId,
     /// Where it runs: `local`, ..
     pub provider: String,
+    /// In which region; absent on a node that is in none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// What an hour of it costs, in millionths of a dollar; absent where nothing has a price.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_per_hour_microusd: Option<u64>,
     /// Whether it was ready before it was asked for.
     pub from_pool: bool,
     /// Milliseconds from the arrival of the request to the grant.
@@ -124,6 +152,9 @@ pub struct Created {
     pub isolation: String,
     /// How its limits hold.
     pub limits_enforced: LimitsEnforced,
+    /// What a reader should know, as why a field is absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Request for Create {
@@ -324,6 +355,16 @@ impl Request for GetStatus {
 pub struct Terminate {
     /// Which sandbox.
     pub sandbox_id: SandboxId,
+    /// Changes nothing: whatever runs in a sandbox that ends is killed at once either way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl Terminate {
+    /// Of this sandbox.
+    pub const fn of(sandbox_id: SandboxId) -> Self {
+        Self { sandbox_id, force: None }
+    }
 }
 
 /// The end of a sandbox.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::id::{ExecId, NodeId, SandboxId};
+use crate::id::{ExecId, NodeId, RequestId, SandboxId};
 use crate::market::FeedName;
 
 /// Everything any node of the nearest region answers.
@@ -17,6 +17,12 @@ pub const REQUESTS: &str = "sandpit.v1.req.*";
 pub const BANK_REQUESTS: &str = "sandpit.v1.req.bank.*";
 /// What clients may ask the owner of a sandbox.
 pub const OWNER_REQUESTS: &str = "sandpit.v1.node.*.sbx.*.*";
+/// What clients may ask of one node: an archive travels in pieces, all of them to or from the same.
+pub const TEMPLATE_REQUESTS: [&str; 3] = [
+    "sandpit.v1.node.*.template-list",
+    "sandpit.v1.node.*.template-get",
+    "sandpit.v1.node.*.template-import",
+];
 /// Everything that is told.
 pub const EVENTS: &str = "sandpit.v1.evt.>";
 /// All output of all executions.
@@ -132,6 +138,16 @@ pub fn outputs(sandbox: SandboxId) -> String {
     format!("sandpit.v1.out.{sandbox}.*.*")
 }
 
+/// Where the output of one execution is published, for whoever knows it and not its sandbox.
+pub fn outputs_of(exec: ExecId) -> String {
+    format!("sandpit.v1.out.*.{exec}.*")
+}
+
+/// Where the progress of one request is told while it is answered.
+pub fn progress(request: RequestId) -> String {
+    format!("sandpit.v1.out.progress.{request}")
+}
+
 /// Reads the subject of a chunk of output; `None` for any other.
 pub fn read_output(subject: &str) -> Option<(SandboxId, ExecId, Stream)> {
     let words: Vec<&str> = subject.split('.').collect();
@@ -177,6 +193,7 @@ pub fn template(subject: &str) -> Cow<'_, str> {
         ["sandpit", "v1", "node", _, "sbx", _, verb] => {
             format!("sandpit.v1.node.{{node}}.sbx.{{sandbox}}.{verb}").into()
         }
+        ["sandpit", "v1", "out", "progress", _] => "sandpit.v1.out.progress.{request}".into(),
         ["sandpit", "v1", "out", _, _, stream] => {
             format!("sandpit.v1.out.{{sandbox}}.{{exec}}.{stream}").into()
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, entry, template};
 use sandpit_sandbox::provider::{
     CreateRequest, ExecEvent, ExecRequest, Progress, ProviderError, Work,
@@ -48,6 +48,7 @@ async fn measure() -> Result<(), Box<dyn std::error::Error>> {
         huge_pages: true,
         bounds: Bounds::default(),
         templates: template::built_in(),
+        layers: Layers::default(),
     };
     for spares in [0, 16] {
         let options = Options { spare_skeletons: spares, ..options.clone() };

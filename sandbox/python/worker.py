@@ -38,6 +38,9 @@ REPR_SECONDS = 2.0
 # Cells whose source is kept for tracebacks.
 SOURCES_MAX = 64
 
+# Bytes taken from the engine at once: a cell and its header, as a rule.
+READ_MAX = 64 * 1024
+
 LENGTHS = struct.Struct("<II")
 PLAIN = (int, float, bool, str, bytes, complex, type(None))
 
@@ -121,6 +124,7 @@ class Worker:
         self.count = 0
         self.loop = None
         self.sources = collections.deque()
+        self.unread = bytearray()
         self.poll = select.poll()
         self.poll.register(channel, select.POLLIN)
         self.seeds = Seeds()
@@ -175,19 +179,19 @@ class Worker:
 
     # Frames.
 
-    def receive(self, length):
-        parts = []
-        while length:
-            part = _read(self.channel, length)
-            if not part:
-                _exit(0)
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
-
     def receive_frame(self):
         header, body = LENGTHS.unpack(self.receive(LENGTHS.size))
         return _loads(self.receive(header)), self.receive(body)
+
+    def receive(self, length):
+        while len(self.unread) < length:
+            piece = _read(self.channel, READ_MAX)
+            if not piece:
+                _exit(0)
+            self.unread += piece
+        received = bytes(self.unread[:length])
+        del self.unread[:length]
+        return received
 
     @staticmethod
     def frame(header, body=b""):
@@ -269,7 +273,7 @@ class Worker:
     def heed_interrupt(self):
         """An interrupt that came before the cell ran: its signal did nothing, and its order is
         there to be read. Orders that come later are ignored, because their signal did it."""
-        if self.poll.poll(0):
+        if self.unread or self.poll.poll(0):
             raise KeyboardInterrupt
 
     def wait(self, coroutine):

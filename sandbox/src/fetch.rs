@@ -125,6 +125,29 @@ impl<'a> Requirements<'a> {
     }
 }
 
+/// Where packages are looked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Wherever pip is configured to look.
+    #[default]
+    Index,
+    /// In this folder of wheels, and nowhere else.
+    Folder(PathBuf),
+}
+
+impl Source {
+    fn arguments(&self) -> Vec<&OsStr> {
+        match self {
+            Self::Index => Vec::new(),
+            Self::Folder(folder) => {
+                let mut arguments = words(&["--no-index", "--find-links"]);
+                arguments.push(folder.as_ref());
+                arguments
+            }
+        }
+    }
+}
+
 fn words<'a>(words: &'a [&'a str]) -> Vec<&'a OsStr> {
     words.iter().map(OsStr::new).collect()
 }
@@ -169,6 +192,43 @@ impl Pip {
         arguments.push("--target".as_ref());
         arguments.push(target.as_ref());
         arguments.extend(requirements.arguments());
+        self.run(&arguments, |_| ()).await
+    }
+
+    /// Downloads the wheels of the requirements in the file `wanted`, and of all they depend on,
+    /// into the empty folder `into`. What the file `held` pins keeps its version.
+    ///
+    /// # Errors
+    /// Any [`FetchError`]; what is in `into` is then not to be used.
+    pub async fn download_on_top(
+        &self,
+        wanted: &Path,
+        held: &Path,
+        source: &Source,
+        into: &Path,
+        hear: impl FnMut(&str) + Send,
+    ) -> Result<(), FetchError> {
+        let mut arguments = words(&["download", "--retries", "2", "--timeout", "15"]);
+        arguments.extend(words(&["--progress-bar", "off", "--only-binary=:all:", "--dest"]));
+        arguments.push(into.as_ref());
+        arguments.extend(source.arguments());
+        arguments.push("--constraint".as_ref());
+        arguments.push(held.as_ref());
+        arguments.push("--requirement".as_ref());
+        arguments.push(wanted.as_ref());
+        self.run(&arguments, hear).await
+    }
+
+    /// Unpacks exactly these wheels into `target`. Uses no network and runs nothing of what it
+    /// unpacks.
+    ///
+    /// # Errors
+    /// Any [`FetchError`]; what is in `target` is then not to be used.
+    pub async fn unpack_these(&self, wheels: &[PathBuf], target: &Path) -> Result<(), FetchError> {
+        let mut arguments = words(&["install", "--no-index", "--no-compile", "--no-deps"]);
+        arguments.extend(words(&["--only-binary=:all:", "--target"]));
+        arguments.push(target.as_ref());
+        arguments.extend(wheels.iter().map(|wheel| wheel.as_os_str()));
         self.run(&arguments, |_| ()).await
     }
 

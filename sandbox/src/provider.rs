@@ -11,6 +11,10 @@ use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::sandbox::LimitsEnforced;
 use tokio::sync::{broadcast, mpsc};
 
+mod layer;
+
+pub use layer::{Archive, Arrival, Contents, ExportRequest, Layer, Piece};
+
 /// Makes sandboxes, runs code in them, destroys them.
 ///
 /// Dropping a future of any of these leaks nothing: a sandbox whose `create` was dropped is
@@ -30,6 +34,55 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 
     /// The templates it knows by name, prepared or not.
     fn templates(&self) -> Vec<String>;
+
+    /// The template that a name stands for: itself, or the newest of those exported under it.
+    /// `None` for a name it does not know.
+    fn resolve(&self, template: &str) -> Option<String> {
+        self.templates().into_iter().find(|known| known == template)
+    }
+
+    /// What people call a template: the other way round.
+    fn title(&self, template: &str) -> String {
+        template.to_owned()
+    }
+
+    /// Makes a template out of another one and what is put on top of it, or finds it made. Its
+    /// name in the answer is one to create from. May take minutes the first time; dropping the
+    /// future stops the work, and nothing half-made is ever used.
+    async fn build(
+        &self,
+        _layer: &Layer,
+        _progress: Progress,
+    ) -> Result<TemplateInfo, ProviderError> {
+        Err(ProviderError::Unsupported { what: "building templates".to_owned() })
+    }
+
+    /// Writes a sandbox down as a template in one file. The same contents give the same file; a
+    /// name that is taken gets a new version.
+    async fn export(&self, _request: ExportRequest) -> Result<Archive, ProviderError> {
+        Err(ProviderError::Unsupported { what: "exporting templates".to_owned() })
+    }
+
+    /// The templates that are there as files, by name and version.
+    fn archives(&self) -> Vec<Archive> {
+        Vec::new()
+    }
+
+    /// At most `bytes_max` bytes of an archive from `offset` on; nothing at its end.
+    async fn read_archive(
+        &self,
+        _id: &str,
+        _offset: u64,
+        _bytes_max: usize,
+    ) -> Result<Bytes, ProviderError> {
+        Err(ProviderError::Unsupported { what: "exporting templates".to_owned() })
+    }
+
+    /// Takes a piece of an archive. With the last one it is checked, tried, and kept; whatever is
+    /// wrong with it, nothing of it is.
+    async fn import(&self, _piece: Piece) -> Result<Arrival, ProviderError> {
+        Err(ProviderError::Unsupported { what: "importing templates".to_owned() })
+    }
 
     /// Makes a sandbox that has answered a probe, under an id the caller minted. The same id
     /// twice is the same sandbox.
@@ -358,6 +411,32 @@ pub enum ProviderError {
         /// What happened and what to do about it.
         why: String,
     },
+    /// What was put on top of a template does not work, and will not the next time.
+    #[error("{step} failed; it said: {said}")]
+    NotBuilt {
+        /// The argument that asked for it.
+        field: &'static str,
+        /// Which part of it.
+        step: String,
+        /// The end of what it said, and what to do about it.
+        said: String,
+    },
+    /// An archive is not what it should be. Nothing of it was kept.
+    #[error("this is not a template that can be used here: {why}")]
+    Rejected {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// More than the bound.
+    #[error("the {what} is {bytes} bytes, more than {max}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// How many there are, or were seen so far.
+        bytes: u64,
+        /// The bound.
+        max: u64,
+    },
     /// Not something this provider does.
     #[error("{what} is not supported by this provider")]
     Unsupported {
@@ -394,6 +473,9 @@ impl ProviderError {
             Self::Gone(_)
             | Self::NoSuchTemplate { .. }
             | Self::TemplateBroken { .. }
+            | Self::NotBuilt { .. }
+            | Self::Rejected { .. }
+            | Self::TooLarge { .. }
             | Self::Unsupported { .. } => false,
         }
     }

@@ -14,7 +14,7 @@ sys.path.insert(0, sys.argv[1])
 from desk import CAPITAL, Desk, measure, within_limits  # noqa: E402
 from market import Market  # noqa: E402
 
-KINDS = ["momentum", "reversion", "pairs", "trend", "parity", "hold"]
+KINDS = ["momentum", "reversion", "pairs", "trend", "parity", "hold", "rise", "arbitrage"]
 NAMES = 15
 DAYS = 900
 START, CUT = 280, 650

@@ -8,7 +8,7 @@
 //! * `time`: H38 to H44
 //! * `protocol`: H45 to H48, H51, H52
 //! * `neighbors`: H53, H55, H59
-//! * `packages`: H57, H58
+//! * `packages`, `layers`: H57, H58
 //! * `ends`: H11, H41, H42, H56
 //!
 //! And `fleet`: a deployment on it that changes its size under load, and whose workers are killed.
@@ -25,6 +25,7 @@ mod ends;
 mod fleet;
 mod hazards;
 mod kernel;
+mod layers;
 mod neighbors;
 mod packages;
 mod protocol;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sandpit_actors::clock::Clock;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_messages::time::Moment;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, Provider, Work,
@@ -25,9 +25,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The program that inner processes are started from.
 pub(crate) fn launcher() -> Launcher {
+    Launcher::Path(program())
+}
+
+/// The same, to be started by a test.
+pub(crate) fn program() -> PathBuf {
     let program = std::env::var_os("SANDPIT_TEST_LAUNCHER");
-    let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandpit-under-test").into());
-    Launcher::Path(program.into())
+    program.unwrap_or_else(|| env!("CARGO_BIN_EXE_sandpit-under-test").into()).into()
 }
 
 /// Where environments are built once for all tests.
@@ -58,6 +62,7 @@ pub(crate) fn options() -> Options {
         huge_pages: true,
         bounds: Bounds::default(),
         templates: BTreeMap::from([("base".to_owned(), base())]),
+        layers: Layers::default(),
     }
 }
 

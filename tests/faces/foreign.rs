@@ -22,7 +22,7 @@ asyncio.run(main())
 "#;
 
 fn python(node: &Node, program: &str) -> String {
-    let place = venv::with(&["nats-py==2.16.0"]);
+    let place = venv::with_our_client();
     let output = node.run(&["--json", "env"]);
     let variables: Value = serde_json::from_slice(&output.stdout).expect("a document");
     let mut python = Command::new(place.join("python"));

@@ -1,9 +1,14 @@
 //! What meets the outside: programs nobody here wrote read what we write.
 
+mod agents;
 mod cli;
 mod compose;
+mod conformance;
 mod foreign;
 mod leaving;
 mod node;
+mod npm;
 mod telemetry;
+mod templates;
+mod tools;
 mod venv;

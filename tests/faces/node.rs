@@ -59,6 +59,11 @@ impl Node {
         node
     }
 
+    /// Where it keeps its things.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// A command of a person on the same machine.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);

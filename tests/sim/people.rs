@@ -111,6 +111,7 @@ impl World {
             cache: wish.map(|(_, age_max)| age_max),
             output_max: 1_000,
             stream: false,
+            id: None,
         });
         let ticket = self.ticket();
         let until = self.now + patience;

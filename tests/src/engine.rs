@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
+use sandpit_sandbox::fetch::Source;
 use sandpit_sandbox::local::mode;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, probe, template};
-use sandpit_sandbox::provider::{CreateRequest, ExecRequest, Progress, Provider, Work};
+use sandpit_sandbox::provider::{CreateRequest, ExecRequest, Layer, Progress, Provider, Work};
 
 /// Sandboxes that are held.
 const SANDBOXES: u32 = 4;
@@ -18,20 +19,7 @@ const SANDBOXES: u32 = 4;
 pub(crate) fn hold_sandboxes(store: &str, node: &str) -> ExitCode {
     let node = NodeId::of_bits(node.parse().expect("a number"));
     println!("engine {node}-{}", std::process::id());
-    let options = Options {
-        node,
-        store: store.into(),
-        python: None,
-        uid_base: 200_000,
-        cgroup: CgroupChoice::Auto,
-        spare_skeletons: 2,
-        sandboxes_max: 16,
-        rotate_forks: 500,
-        rotate_age: Duration::from_mins(30),
-        huge_pages: true,
-        bounds: Bounds::default(),
-        templates: template::built_in(),
-    };
+    let options = options(store, node);
     runtime().block_on(async {
         let engine = LocalProvider::start(options, Launcher::CurrentExe).await.expect("an engine");
         println!("started");
@@ -57,6 +45,42 @@ pub(crate) fn hold_sandboxes(store: &str, node: &str) -> ExitCode {
             streams.push(stream);
         }
         println!("busy");
+        std::future::pending::<ExitCode>().await
+    })
+}
+
+fn options(store: &str, node: NodeId) -> Options {
+    Options {
+        node,
+        store: store.into(),
+        python: None,
+        uid_base: 200_000,
+        cgroup: CgroupChoice::Auto,
+        spare_skeletons: 2,
+        sandboxes_max: 16,
+        rotate_forks: 500,
+        rotate_age: Duration::from_mins(30),
+        huge_pages: true,
+        bounds: Bounds::default(),
+        templates: template::built_in(),
+        layers: Layers::default(),
+    }
+}
+
+/// Builds a template on top of another one, and says each step, so that it can be killed in any.
+pub(crate) fn build_layer(store: &str, wheels: &str) -> ExitCode {
+    let layers = Layers { source: Source::Folder(wheels.into()), ..Layers::default() };
+    let options = Options { layers, ..options(store, NodeId::of_bits(7)) };
+    let progress = Progress::new(|step| println!("{}", step.stage));
+    let layer = Layer {
+        packages: vec!["paper".to_owned()],
+        setup: vec!["echo whole > file; sleep 0.3".to_owned()],
+        ..Layer::on("base")
+    };
+    runtime().block_on(async {
+        let engine = LocalProvider::start(options, Launcher::CurrentExe).await.expect("an engine");
+        let built = engine.build(&layer, progress).await.expect("a template");
+        println!("built {}", built.name);
         std::future::pending::<ExitCode>().await
     })
 }

@@ -1,7 +1,7 @@
 //! A process that tests may kill: `sandpit` itself, and parts of it alone.
 #![expect(clippy::print_stdout, reason = "whoever started it reads what it says")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use sandpit_actors::clock::Clock;
 use sandpit_actors::embed::{self, DataLock, Embedded};
 
 mod engine;
+mod fixtures;
 
 fn main() -> ExitCode {
     sandpit_sandbox::local::entry();
@@ -23,7 +24,9 @@ fn main() -> ExitCode {
         ["embed", data, cache] => run_embedded(data.into(), cache.into()),
         ["lock", data] => hold(data.into()),
         ["hold-sandboxes", store, node] => engine::hold_sandboxes(store, node),
+        ["build-layer", store, wheels] => engine::build_layer(store, wheels),
         ["say-mode", uid_base] => engine::say_mode(uid_base),
+        ["mcp-fixtures", data] => serve_fixtures(Path::new(data)),
         ["timeouts", endpoint, count, subject] => {
             time_out(endpoint, count.parse().expect("a number"), subject)
         }
@@ -64,6 +67,22 @@ fn hold(data: PathBuf) -> ExitCode {
             ExitCode::from(75)
         }
     }
+}
+
+/// Serves what the conformance suite wants to meet before the face of a running node, says where,
+/// and stays until it is killed.
+fn serve_fixtures(data: &Path) -> ExitCode {
+    let endpoint = sandpit::session::Endpoint::of_node(data).expect("a node");
+    let config = sandpit_config::Layers::default().read().expect("the defaults").config;
+    let fixtures = fixtures::Fixtures(sandpit::mcp::Face::new(endpoint, config.bus));
+    let door = sandpit::mcp::http::Door::of(true, None);
+    let routes = sandpit::mcp::http::routes(door, move || fixtures.clone());
+    runtime().block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        println!("{}", listener.local_addr().expect("an address"));
+        axum::serve(listener, routes).await.expect("it serves until it is killed");
+    });
+    ExitCode::SUCCESS
 }
 
 fn runtime() -> tokio::runtime::Runtime {

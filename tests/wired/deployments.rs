@@ -114,7 +114,7 @@ async fn an_instance_that_dies_is_replaced_within_two_seconds() {
         assert_eq!(running(&after).intersection(&before).count(), 1);
         // One that its holder ends is replaced too: the deployment says how many there are.
         let ended = *running(&after).first().expect("three");
-        let terminate = sandpit_messages::sandbox::Terminate { sandbox_id: ended };
+        let terminate = sandpit_messages::sandbox::Terminate { sandbox_id: ended, force: None };
         rig.ask(&terminate).await.expect("it ends");
         tokio::time::sleep(3 * SECOND).await;
         assert_eq!(running(&view(&rig, id).await).len(), 3);
@@ -134,7 +134,7 @@ async fn what_cannot_be_started_is_listed_and_comes_when_there_is_room() {
         assert_eq!(partial.status, DeployStatus::Partial);
         assert_eq!(partial.sandboxes.len(), 3);
         assert_eq!(partial.failures[0].kind, "timeout", "{:?}", partial.failures);
-        let terminate = sandpit_messages::sandbox::Terminate { sandbox_id: other };
+        let terminate = sandpit_messages::sandbox::Terminate { sandbox_id: other, force: None };
         rig.ask(&terminate).await.expect("it ends");
         tokio::time::sleep(70 * SECOND).await;
         let view = view(&rig, partial.deployment_id).await;

@@ -108,7 +108,7 @@ async fn an_end_that_fails_is_tried_until_it_does_not_and_takes_room_meanwhile()
     on_one_thread(async {
         let rig = Rig::start(limits(), Script { ends_refused: 3, ..Script::default() }).await;
         let sandbox_id = rig.create().await;
-        let ended = rig.ask(&sandpit_messages::sandbox::Terminate { sandbox_id }).await.unwrap();
+        let ended = rig.ask(&sandpit_messages::sandbox::Terminate::of(sandbox_id)).await.unwrap();
         assert_eq!(ended.status, sandpit_messages::sandbox::Termination::Terminated);
         assert!(!rig.fake.alive().contains(&sandbox_id));
     })

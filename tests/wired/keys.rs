@@ -34,7 +34,7 @@ async fn a_key_is_known_to_the_next_process_of_the_node() {
         let rig = Rig::start(limits(), Script::default()).await;
         let first = rig.ask_keyed(&fresh("value 1"), KEY).await.unwrap();
         tokio::time::sleep(SECOND).await;
-        let Rig { node, fake, client, keys, clock } = rig;
+        let Rig { node, fake, client, keys, clock, .. } = rig;
         let left = node.drain(Default::default()).await;
         assert!(left.is_clean(), "{left:?}");
         assert!(fake.alive().is_empty());
@@ -70,7 +70,7 @@ async fn a_run_in_a_held_sandbox_is_done_once_for_its_key() {
         let answers = join_all((0..5).map(|_| rig.ask_keyed(&ask, KEY))).await;
         assert!(answers.iter().all(|one| one.as_ref().unwrap().result.as_deref() == Some("0")));
         assert_eq!(rig.fake.runs(), 1);
-        let end = Terminate { sandbox_id: sandbox };
+        let end = Terminate::of(sandbox);
         let ended = rig.ask_keyed(&end, "another-key-of-mine").await.unwrap();
         assert_eq!(rig.ask_keyed(&end, "another-key-of-mine").await.unwrap(), ended);
     })

@@ -1,6 +1,7 @@
 //! Real actors on one thread, the bus in memory, the fake provider and a paused clock: is
 //! everything connected? Decides nothing about policies; those have their own tests.
 
+mod agents;
 mod bus;
 mod contract;
 mod deployments;
@@ -12,4 +13,5 @@ mod requests;
 mod rig;
 mod supervision;
 mod swarms;
+mod templates;
 mod trace;

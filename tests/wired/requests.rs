@@ -45,11 +45,11 @@ async fn the_life_of_a_sandbox_from_create_to_terminate() {
         assert_eq!(listing.total_count, 1);
         assert_eq!(listing.sandboxes[0].metadata["team"], "blue");
 
-        let ended = rig.ask(&Terminate { sandbox_id: sandbox }).await.unwrap();
+        let ended = rig.ask(&Terminate::of(sandbox)).await.unwrap();
         assert_eq!(ended.status, Termination::Terminated);
         assert!(!rig.fake.alive().contains(&sandbox));
         tokio::time::sleep(5 * SECOND).await;
-        let again = rig.ask(&Terminate { sandbox_id: sandbox }).await.unwrap();
+        let again = rig.ask(&Terminate::of(sandbox)).await.unwrap();
         assert_eq!(again.runtime_seconds, ended.runtime_seconds, "a second call answers the same");
         let status = rig.ask(&GetStatus::of(sandbox)).await.unwrap();
         assert_eq!(
@@ -250,7 +250,7 @@ async fn what_is_wrong_gets_its_reason_and_costs_nothing() {
 async fn an_answer_speaks_as_its_question_did() {
     on_one_thread(async {
         let rig = Rig::start(limits(), Script::default()).await;
-        let terminate = Terminate { sandbox_id: rig.create().await };
+        let terminate = Terminate::of(rig.create().await);
         let json = Codec::Json.encode(&terminate);
         let subject = Terminate::VERB.subject();
         let answer = rig.send(&subject, Headers::new(), json, 20 * SECOND).await.unwrap();

@@ -10,6 +10,7 @@ use sandpit_actors::bus::{AskError, Bus, Headers, Kv, Message};
 use sandpit_actors::clock::Clock;
 use sandpit_actors::crew;
 use sandpit_actors::entry;
+use sandpit_actors::market::Prices;
 use sandpit_actors::node::{self, Limits, Node, Ports};
 use sandpit_messages::codec::Codec;
 use sandpit_messages::exec::Exec;
@@ -32,6 +33,8 @@ pub(crate) struct Rig {
     pub(crate) node: Node,
     pub(crate) fake: Arc<Fake>,
     pub(crate) client: MemoryBus,
+    /// The connection of the node.
+    pub(crate) bus: MemoryBus,
     pub(crate) keys: Arc<dyn Kv>,
     pub(crate) clock: Clock,
 }
@@ -68,17 +71,17 @@ impl Rig {
     ) -> Self {
         let records = bus.kv(crew::bucket()).await.expect("a bucket");
         let ports = Ports {
-            bus: Arc::new(bus),
+            bus: Arc::new(bus.clone()),
             provider: Arc::clone(&fake) as _,
             keys: Some(Arc::clone(&keys)),
+            prices: Some(prices()),
             records: Some(Arc::clone(&records)),
-            prices: None,
             clock,
             node: NodeId::of_bits(7),
             run,
         };
         let node = node::start(ports, limits).await.expect("it serves");
-        Self { node, fake, client, keys, clock }
+        Self { node, fake, client, bus, keys, clock }
     }
 
     /// Asks as a client does.
@@ -133,6 +136,14 @@ impl Rig {
     pub(crate) async fn pool(&self) -> PoolStatus {
         self.ask(&GetPool::default()).await.expect("the pool answers")
     }
+}
+
+/// A hundred days of one instrument that gains a dollar a day.
+fn prices() -> Arc<Prices> {
+    let days =
+        (0..100).map(|at| format!("2022-{:02}-{:02},{}\n", 1 + at / 28, 1 + at % 28, 50 + at));
+    let text: String = ["Date,KO\n".to_owned()].into_iter().chain(days).collect();
+    Arc::new(Prices::read(&text, "a test".to_owned()).expect("prices"))
 }
 
 /// Code in a fresh sandbox.

@@ -76,6 +76,7 @@ pub(super) fn of(order: &Order, work: &Work, time_max: Duration) -> ExecOrder {
         }
     };
     ExecOrder {
+        id: None,
         tenant: order.tenant.clone(),
         place: Place::Held(order.sandbox),
         work: provider::Work::Cell {

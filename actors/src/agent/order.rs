@@ -200,6 +200,7 @@ mod tests {
     fn ask() -> RunAgent {
         RunAgent {
             sandbox_id: SandboxId::numbered(1),
+            agent_id: None,
             agent_type: "trader".to_owned(),
             symbols: vec!["AAPL".to_owned()],
             strategy_params: Map::new(),

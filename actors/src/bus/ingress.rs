@@ -28,6 +28,15 @@ pub fn asked(message: &Message) -> Result<Asked<'_>, Refusal> {
     })
 }
 
+/// Arguments of a request as they were read.
+#[derive(Debug, PartialEq)]
+pub enum Arguments<R> {
+    /// Written as our types have them.
+    Plain(R),
+    /// Readable, and not what the type takes, or more than that: to be looked at closely.
+    Other(Map<String, Value>),
+}
+
 /// Reads a request. What the subject says about the sandbox stands for what the body leaves out;
 /// where both speak they must agree.
 ///
@@ -36,7 +45,7 @@ pub fn asked(message: &Message) -> Result<Asked<'_>, Refusal> {
 pub fn read<R: DeserializeOwned>(
     message: &Message,
     sandbox: Option<SandboxId>,
-) -> Result<R, Refusal> {
+) -> Result<Arguments<R>, Refusal> {
     let headers = &message.headers;
     if headers.len() > HEADERS_MAX {
         return Err(Refusal::TooLarge {
@@ -49,7 +58,16 @@ pub fn read<R: DeserializeOwned>(
         return Err(Refusal::TooLarge { what: "header", bytes: value.len(), max: HEADER_MAX });
     }
     let codec = Codec::of(headers.get(CONTENT_TYPE), &message.body)?;
-    let Some(sandbox) = sandbox else { return codec.decode(&message.body) };
+    let Some(sandbox) = sandbox else {
+        // Nearly always it is what it should be, and then this is all there is to do.
+        return match codec.decode_whole(&message.body) {
+            Ok((ask, None)) => Ok(Arguments::Plain(ask)),
+            Ok((_, Some(_))) | Err(Refusal::Malformed { .. }) => {
+                codec.decode(&message.body).map(Arguments::Other)
+            }
+            Err(refusal) => Err(refusal),
+        };
+    };
     let mut fields: Map<String, Value> = codec.decode(&message.body)?;
     match fields.get("sandbox_id") {
         None | Some(Value::Null) => {
@@ -62,8 +80,12 @@ pub fn read<R: DeserializeOwned>(
             return Err(Refusal::Invalid { field: "sandbox_id", came, expected });
         }
     }
-    let fields = Value::Object(fields);
-    serde_json::from_value(fields).map_err(|error| Refusal::Malformed { at: error.to_string() })
+    let mut is_whole = true;
+    let read = serde_ignored::deserialize(&fields, |_| is_whole = false);
+    Ok(match read {
+        Ok(ask) if is_whole => Arguments::Plain(ask),
+        _ => Arguments::Other(fields),
+    })
 }
 
 /// Has a request answered by `work`, unless one like it met a fault before. A panic on the way is
@@ -119,7 +141,8 @@ mod tests {
     #[test]
     fn the_subject_stands_for_what_the_body_leaves_out() {
         let sandbox = SandboxId::numbered(7);
-        let expected = Ok(GetStatus { sandbox_id: Some(sandbox), execution_id: None });
+        let status = GetStatus { sandbox_id: Some(sandbox), execution_id: None };
+        let expected = Ok(Arguments::Plain(status));
         assert_eq!(read(&message(b""), Some(sandbox)), expected);
         assert_eq!(read(&message(b"\x80"), Some(sandbox)), expected);
         let body = br#"{"sandbox_id":"i00000000000000000000000007"}"#;
@@ -130,9 +153,13 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_says_where() {
-        for body in [&b"{not json"[..], b"{\"limit\":", b"\xc1", b"[1]", b"{\"limit\":-1}"] {
+        for body in [&b"{not json"[..], b"{\"limit\":", b"\xc1", b"[1]"] {
             let read = read::<List>(&message(body), None);
             assert!(matches!(read, Err(Refusal::Malformed { .. })), "{read:?}");
+        }
+        for body in [&b"{\"limit\":-1}"[..], b"{\"Limit\":1}"] {
+            let read = read::<List>(&message(body), None);
+            assert!(matches!(read, Ok(Arguments::Other(_))), "{read:?}");
         }
         let headers = Headers::new().with(CONTENT_TYPE, "text/html");
         let typed = Message { headers, ..message(b"{}") };

@@ -55,6 +55,7 @@ pub fn order(launch: Launch) -> Result<Arc<Order>, Refusal> {
     let Launch { agent, sandbox, tenant, plan } = launch;
     let ask = RunAgent {
         sandbox_id: sandbox,
+        agent_id: None,
         agent_type: plan.agent_type.clone(),
         symbols: plan.symbols.clone(),
         strategy_params: plan.params.clone(),

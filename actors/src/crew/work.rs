@@ -93,6 +93,7 @@ pub(crate) async fn furnish(
             place: Place::Held(sandbox),
             work: Work::Line(line.clone()),
             files: std::mem::take(&mut files),
+            id: None,
             env: BTreeMap::new(),
             cwd: None,
             stdin: Bytes::new(),

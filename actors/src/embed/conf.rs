@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::RngExt;
-use sandpit_messages::subject::{BANK_REQUESTS, EVENTS, MARKET, OUTPUT, OWNER_REQUESTS, REQUESTS};
+use sandpit_messages::subject::{
+    BANK_REQUESTS, EVENTS, MARKET, OUTPUT, OWNER_REQUESTS, REQUESTS, TEMPLATE_REQUESTS,
+};
 
 use super::{EmbedError, StoreLimits};
 use crate::bus::nats::Credentials;
@@ -126,7 +128,9 @@ impl Conf {
         let node = user(node, NODE_MAY, NODE_MAY);
         // Its own inboxes, so that it can ask the server for an echo.
         let echo = format!("_INBOX.{CLIENT}.>");
-        let sends = list(&[REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, "$SRV.>", &echo]);
+        let [listed, given, taken] = TEMPLATE_REQUESTS;
+        let requests = [REQUESTS, BANK_REQUESTS, OWNER_REQUESTS, listed, given, taken];
+        let sends = list(&[&requests[..], &["$SRV.>", &echo]].concat());
         // Any inbox, because tools of other makes choose theirs without asking; but not the nodes'.
         let hears = list(&["_INBOX.>", EVENTS, OUTPUT, MARKET]);
         let hears = format!("{{ allow: {hears}, deny: [\"_INBOX.{NODE}.>\"] }}");

@@ -9,7 +9,7 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::GetStatus;
 
 use super::{Call, Entry, checks, keyed};
-use crate::agent::{Await, Halt, Launch, Order, ReadFills};
+use crate::agent::{Await, Halt, Launch, Look, Order, ReadFills};
 use crate::pool::GetFacts;
 
 /// Seconds to wait for the end of an agent unless a caller says, and at most.
@@ -25,7 +25,7 @@ impl Entry {
             let wait = ask.wait.unwrap_or(default);
             checks::within("wait", wait, 0..=max)?;
             let (clock, tenant) = (self.ports.clock, call.tenant.clone());
-            let agent = AgentId::minted(rand::random());
+            let agent = self.unused(call, ask.agent_id).await?;
             let sandbox = ask.sandbox_id;
             let order = Order::check(agent, tenant.clone(), ask)?;
             self.held(call, sandbox).await?;
@@ -36,6 +36,19 @@ impl Entry {
             agents.ask_settled(Await { tenant, exec, until }).await?
         };
         self.keyed.once_here::<RunAgent>(call, request, running).await
+    }
+
+    /// The id a caller chose, if no agent has it, or a fresh one.
+    async fn unused(&self, call: &Call, wanted: Option<AgentId>) -> Result<AgentId, Refusal> {
+        let Some(agent) = wanted else { return Ok(AgentId::minted(rand::random())) };
+        let question = Look { tenant: call.tenant.clone(), agent };
+        match self.ports.agents.ask_settled(question).await? {
+            Err(_) => Ok(agent),
+            Ok(_) => {
+                let (came, expected) = (agent.to_string(), "an id that no agent has".to_owned());
+                Err(Refusal::Invalid { field: "agent_id", came, expected })
+            }
+        }
     }
 
     /// Whether a sandbox is the caller's, and alive.

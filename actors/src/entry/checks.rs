@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandpit_messages::envelope::Tenant;
-use sandpit_messages::exec::Exec;
+use sandpit_messages::exec::{Exec, Language};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{Create, List};
-use sandpit_sandbox::provider::Work;
+use sandpit_messages::template::{CHUNK_MAX, TemplateImport};
+use sandpit_sandbox::provider::{Piece, Work};
+use serde_json::Value;
 
 use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
+use crate::layers;
 use crate::pool::policy::Order as PoolOrder;
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
@@ -27,6 +30,12 @@ const ENTRIES_MAX: usize = 64;
 const ENV_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of one `metadata`.
 const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// Packages on top of a template.
+const PACKAGES_MAX: usize = 32;
+/// Bytes of one requirement.
+const PACKAGE_MAX: usize = 200;
+/// Characters of the name of a template.
+const TEMPLATE_NAME_MAX: usize = 63;
 /// Characters of a name.
 pub(super) const NAME_MAX: usize = 128;
 /// Bytes of a path.
@@ -83,6 +92,79 @@ pub(super) fn env(vars: &BTreeMap<String, String>) -> Result<(), Refusal> {
     }
     let bytes = vars.iter().map(|(name, value)| name.len() + value.len()).sum();
     at_most("environment", bytes, ENV_BYTES_MAX)
+}
+
+/// What a new template may be called: a word that no id of one begins with.
+pub(super) fn template_name(name: &str) -> Result<(), Refusal> {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let fine = (1..=TEMPLATE_NAME_MAX).contains(&name.len())
+        && name.bytes().all(|byte| letter(byte) || byte == b'-')
+        && !name.starts_with('-')
+        && !layers::is_id(name);
+    let expected =
+        format!("1 to {TEMPLATE_NAME_MAX} of a-z, 0-9 and `-`, not beginning with `-` or `tpl-`");
+    if fine { Ok(()) } else { Err(invalid("template_name", name, expected)) }
+}
+
+/// A name that a configured template has.
+pub(super) fn taken(name: &str) -> Refusal {
+    invalid("template_name", name, "a name that no template of the settings has")
+}
+
+/// A piece of an archive.
+pub(super) fn piece(ask: TemplateImport) -> Result<Piece, Refusal> {
+    if let Some(name) = &ask.template_name {
+        template_name(name)?;
+    }
+    let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if ask.sha256.len() != 64 || !ask.sha256.bytes().all(hexadecimal) {
+        return Err(invalid("sha256", &ask.sha256, "64 of 0-9 and a-f"));
+    }
+    if ask.size == 0 || ask.offset >= ask.size {
+        return Err(invalid("offset", ask.offset, "less than size"));
+    }
+    let expected = format!("base64 of at most {CHUNK_MAX} bytes");
+    let bytes = super::templates::decoded(&ask.content)
+        .ok_or_else(|| invalid("content", format!("{} characters", ask.content.len()), expected))?;
+    Ok(super::templates::piece(ask, bytes))
+}
+
+/// Packages as a caller names them: names, extras and versions, and nothing that pip would take
+/// for an option, a path or an address.
+pub(super) fn packages(field: &'static str, packages: &[String]) -> Result<(), Refusal> {
+    if packages.len() > PACKAGES_MAX {
+        let expected = format!("at most {PACKAGES_MAX} packages");
+        return Err(invalid(field, packages.len(), expected));
+    }
+    let fine = |package: &str| {
+        let letter = |c: char| c.is_ascii_alphanumeric() || " ._-[],<>=!~*+".contains(c);
+        package.len() <= PACKAGE_MAX
+            && package.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && package.chars().all(letter)
+    };
+    match packages.iter().find(|package| !fine(package)) {
+        Some(bad) => Err(invalid(field, bad, "a name with extras and versions, as scipy==1.15.2")),
+        None => Ok(()),
+    }
+}
+
+/// Where a sandbox is wanted, and what it is to reach: this node has one provider, is in no
+/// region, and lets no sandbox out.
+pub(super) fn place(ask: &Create, provider: &str) -> Result<(), Refusal> {
+    packages("install_packages", &ask.install_packages)?;
+    let unsupported = |what: String| Err(Refusal::Unsupported { what });
+    if ask.allow_internet {
+        return unsupported("allow_internet: a sandbox that reaches the internet".to_owned());
+    }
+    if let Some(asked) = ask.provider.as_deref().filter(|asked| *asked != provider) {
+        let asked: String = asked.chars().take(64).collect();
+        return unsupported(format!("provider `{asked}` (this node has `{provider}`)"));
+    }
+    if let Some(region) = &ask.region {
+        let region: String = region.chars().take(64).collect();
+        return unsupported(format!("region `{region}` (this node is in none)"));
+    }
+    Ok(())
 }
 
 /// A sandbox that is wanted.
@@ -147,9 +229,12 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
                 return Err(invalid("stdin", "with code", "stdin only with a command"));
             }
             at_most("code", code.len(), TEXT_MAX)?;
-            Work::Cell { code, params: ask.params.as_ref().map(canonical) }
+            code_of(code, ask.language.unwrap_or(Language::Python), ask.params.as_ref())?
         }
         (None, Some(command)) => {
+            if ask.language.is_some() {
+                return Err(invalid("language", "with a command", "language only with code"));
+            }
             if ask.params.is_some() {
                 return Err(invalid("params", "with a command", "params only with code"));
             }
@@ -162,6 +247,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
     within("timeout", timeout, 1..=HOUR)?;
     let output_max = ask.max_output_bytes.unwrap_or(OUTPUT_MAX);
     within("max_output_bytes", output_max, 0..=OUTPUT_MAX)?;
+    let captures = ask.capture_output.unwrap_or(true);
     if let Some(cache) = ask.cache {
         within("cache.max_age_s", cache.max_age_s, 1..=300)?;
         if let Place::Held(_) = place {
@@ -169,7 +255,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
             let expected = "cache only with a template: what ran before makes a difference";
             return Err(invalid("cache", came, expected));
         }
-        if ask.stream {
+        if ask.stream || !captures {
             return Err(invalid("stream", "with cache", "one of them"));
         }
     }
@@ -183,6 +269,7 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         tenant,
         place,
         work,
+        id: ask.execution_id,
         files: files(ask.files)?,
         env: ask.env_vars,
         cwd: ask.cwd,
@@ -190,8 +277,19 @@ pub(super) fn exec(ask: Exec, tenant: Tenant) -> Result<Arc<ExecOrder>, Refusal>
         time_max: Duration::from_secs(timeout.into()),
         cache: ask.cache.map(|cache| Duration::from_secs(cache.max_age_s.into())),
         output_max,
-        stream: ask.stream,
+        stream: ask.stream || !captures,
     }))
+}
+
+fn code_of(code: String, language: Language, params: Option<&Value>) -> Result<Work, Refusal> {
+    if language != Language::Python && params.is_some() {
+        return Err(invalid("params", "with another language", "params only with Python"));
+    }
+    Ok(match language {
+        Language::Python => Work::Cell { code, params: params.map(canonical) },
+        Language::Sh => Work::Line(code),
+        Language::Node => Work::Program(vec!["node".to_owned(), "-e".to_owned(), code]),
+    })
 }
 
 fn work_of(command: String, args: Option<Vec<String>>) -> Result<Work, Refusal> {

@@ -35,7 +35,8 @@ impl Entry {
     pub(super) async fn deploy(&self, call: &Call, ask: Deploy) -> Result<Deployed, Refusal> {
         let request = keyed::fingerprint(&ask);
         let deploying = async {
-            let (order, notes) = order(ask, call.tenant.clone())?;
+            let settling = self.settle_deployment(ask, &call.tenant, self.patience(call));
+            let (order, notes) = order(settling.await?, call.tenant.clone())?;
             let question = scaler::Deploy { order, until: self.patience(call) };
             let view = self.ports.scaler.ask_settled(question).await??;
             let up = view.instances.iter();
@@ -191,7 +192,7 @@ pub(super) fn agent(tenant: Tenant, plan: &AgentPlan) -> Result<(), Refusal> {
 }
 
 /// A deployment that is wanted, and what is to be said about it.
-fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<String>), Refusal> {
+pub(super) fn order(ask: Deploy, tenant: Tenant) -> Result<(Arc<Order>, Vec<String>), Refusal> {
     let Deploy { template_name, category, configuration } = ask;
     let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let length = (1..=NAME_MAX).contains(&template_name.len());

@@ -396,7 +396,9 @@ impl Claim {
 }
 
 fn key_of(call: &Call) -> Result<Option<Scoped>, Refusal> {
-    let Some(text) = call.request.message.headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let of_headers = call.request.message.headers.get(IDEMPOTENCY_KEY);
+    let of_arguments = call.key.get().map(String::as_str);
+    let Some(text) = of_headers.or(of_arguments) else { return Ok(None) };
     let key: Result<IdempotencyKey, _> = text.parse();
     let key = key.map_err(|error| Refusal::Invalid {
         field: IDEMPOTENCY_KEY,

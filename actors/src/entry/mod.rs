@@ -3,14 +3,17 @@
 mod agents;
 mod checks;
 mod deployments;
+mod dialect;
 mod health;
 mod keyed;
+mod read;
 mod service;
 mod swarms;
+mod templates;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -31,9 +34,12 @@ use sandpit_messages::sandbox::{
     SandboxStatus, Status, StatusFilter, Terminate, Terminated, Termination,
 };
 use sandpit_messages::subject::{self, Request};
+use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateList};
 use sandpit_messages::time::{Moment, Now, WallTime};
+use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider;
+use schemars::JsonSchema;
 pub use service::service;
 
 use crate::agent::AgentActor;
@@ -77,8 +83,6 @@ pub struct Ports {
     pub exec: ActorRef<ExecActor>,
     /// Who ends what should have ended.
     pub reaper: ActorRef<ReaperActor>,
-    /// Who keeps deployments at their size.
-    pub scaler: ActorRef<ScalerActor>,
     /// Who keeps swarms.
     pub swarm: ActorRef<SwarmActor>,
     /// Runs the agents of swarms.
@@ -89,6 +93,8 @@ pub struct Ports {
     pub agents: ActorRef<AgentActor>,
     /// Who replays prices.
     pub market: ActorRef<MarketActor>,
+    /// Who keeps deployments at their size.
+    pub scaler: ActorRef<ScalerActor>,
 }
 
 /// Verbs about swarms begin so.
@@ -130,16 +136,19 @@ impl Entry {
 
     async fn answer(self, request: Arrived) -> Reply {
         let codec = codec_of(&request.message);
-        let (verb, sandbox) = match ingress::asked(&request.message) {
-            Ok(asked) => (service::verb_of(asked.verb).to_owned(), asked.sandbox),
+        let (verb, tool, sandbox) = match ingress::asked(&request.message) {
+            Ok(asked) => match Tool::named(asked.verb) {
+                Some(tool) => (tool.verb.to_owned(), Some(tool), asked.sandbox),
+                None => (asked.verb.to_owned(), None, asked.sandbox),
+            },
             Err(refusal) => return Reply::refused(codec, &refusal),
         };
         // On a node without accounts everything belongs to one tenant.
         let (tenant, until) = (Tenant::local(), self.until(&request));
-        let call = Call { request, codec, sandbox, tenant, until };
+        let call = Call { request, codec, sandbox, tool, tenant, until, key: OnceLock::new() };
         // Each word is the verb of its message type; `service` offers the same.
         match verb.as_str() {
-            "create" | "exec" | "agent" | "replay" | "deploy" | "scale"
+            "create" | "exec" | "agent" | "replay" | "export" | "deploy" | "scale"
                 if self.draining.load(Ordering::Acquire) =>
             {
                 Reply::refused(codec, &Refusal::Draining)
@@ -150,17 +159,25 @@ impl Entry {
             "status" => self.respond(&call, |ask: GetStatus| self.status(&call, ask)).await,
             "terminate" => self.respond(&call, |ask: Terminate| self.terminate(&call, ask)).await,
             "cancel" => self.respond(&call, |ask: Cancel| self.cancel(&call, ask)).await,
-            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
-            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
-            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
-            "deployments" => {
-                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
-            }
             "agent" => self.respond(&call, |ask: RunAgent| self.agent(&call, ask)).await,
             "halt" => self.respond(&call, |ask: HaltAgent| self.halt(&call, ask)).await,
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
+            "export" => self.respond(&call, |ask: Export| Box::pin(self.export(&call, ask))).await,
+            "template-list" => {
+                self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
+            }
+            "template-get" => self.respond(&call, |ask: TemplateGet| self.template_get(ask)).await,
+            "template-import" => {
+                self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
+            }
+            "deploy" => self.respond(&call, |ask: Deploy| Box::pin(self.deploy(&call, ask))).await,
+            "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
+            "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
+            "deployments" => {
+                self.respond(&call, |ask: GetDeployments| self.deployments(&call, ask)).await
+            }
             "health" => self.respond(&call, |ask: GetHealth| self.health(&call, ask)).await,
             swarm if swarm.starts_with(SWARM) => self.swarm(&call, swarm).await,
             "pool" => self.respond(&call, |_: GetPool| self.pool()).await,
@@ -181,7 +198,7 @@ impl Entry {
     /// Reads a request, has it answered by `work`, and writes the answer.
     async fn respond<R, F>(&self, call: &Call, work: impl FnOnce(R) -> F) -> Reply
     where
-        R: Request,
+        R: Request + JsonSchema,
         F: Future<Output = Result<R::Reply, Refusal>>,
     {
         let (clock, message) = (self.ports.clock, &call.request.message);
@@ -189,7 +206,7 @@ impl Entry {
         let asked = if call.request.until <= now {
             Err(Refusal::TooLate { late: now.since(call.request.until) })
         } else {
-            ingress::read::<R>(message, call.sandbox)
+            self.read::<R>(call).await
         };
         let answer = match asked {
             Ok(ask) => {
@@ -204,7 +221,8 @@ impl Entry {
         }
     }
 
-    async fn create(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn create(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
+        let call = &call.keyed(ask.idempotency_key.take());
         let request = keyed::fingerprint(&ask);
         let acquiring = self.acquire(call, ask);
         let pool = &self.ports.pool;
@@ -217,10 +235,17 @@ impl Entry {
         self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
     }
 
-    async fn acquire(&self, call: &Call, ask: Create) -> Result<Created, Refusal> {
+    async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
         let Ports { clock, node, provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
+        checks::place(&ask, provider.descriptor().kind)?;
+        if provider.resolve(&ask.template).is_none()
+            && let Some(template) = dialect::template(&ask.template)
+        {
+            template.clone_into(&mut ask.template);
+        }
+        self.settle_template(&mut ask, until).await?;
         let order = checks::create(ask, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
         let now = clock.both();
@@ -229,7 +254,7 @@ impl Entry {
             sandbox_id: granted.sandbox,
             name: granted.name,
             status: Status::Running,
-            template: granted.template,
+            template: self.ports.provider.title(&granted.template),
             resources: resources(granted.limits),
             created_at: wall(now, granted.at).rfc3339(),
             expires_at: wall(now, granted.expires).rfc3339(),
@@ -240,17 +265,30 @@ impl Entry {
             acquire_ms: now.moment.since(call.request.at).as_secs_f64() * 1e3,
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
+            region: None,
+            cost_per_hour_microusd: None,
+            notes: Vec::new(),
         })
     }
 
-    async fn exec(&self, call: &Call, ask: Exec) -> Result<Executed, Refusal> {
+    async fn exec(&self, call: &Call, mut ask: Exec) -> Result<Executed, Refusal> {
         let request = keyed::fingerprint(&ask);
+        let template = ask.template.as_deref();
+        if let Some(known) = template.and_then(|name| self.ports.provider.resolve(name)) {
+            ask.template = Some(known);
+        }
         let is_fresh = ask.sandbox_id.is_none();
+        let captures = ask.capture_output.unwrap_or(true);
         let running = async {
             let order = checks::exec(ask, call.tenant.clone())?;
             let run = Run { order, until: call.until };
             let result = self.ports.exec.ask_settled(run).await??;
-            Ok(fit(call.codec, Arc::unwrap_or_clone(result)))
+            let mut result = Arc::unwrap_or_clone(result);
+            if !captures {
+                result.stdout.clear();
+                result.stderr.clear();
+            }
+            Ok(fit(call.codec, result))
         };
         match is_fresh {
             true => self.keyed.once_claimed::<Exec>(call, request, running).await,
@@ -261,7 +299,10 @@ impl Entry {
     async fn list(&self, call: &Call, ask: List) -> Result<Listing, Refusal> {
         let ask = checks::list(ask)?;
         let Ports { clock, node, pool, .. } = &self.ports;
-        let facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        let mut facts = pool.ask_settled(ListFacts(call.tenant.clone())).await?;
+        for fact in &mut facts {
+            fact.template = self.ports.provider.title(&fact.template);
+        }
         let matches = |fact: &Facts| {
             let status = match ask.status_filter {
                 StatusFilter::Running => fact.ended.is_none(),
@@ -321,8 +362,8 @@ impl Entry {
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
             name: fact.name,
-            template: fact.template,
             execution,
+            template: self.ports.provider.title(&fact.template),
         })
     }
 
@@ -381,15 +422,20 @@ impl Entry {
 }
 
 /// One request on its way through the entry.
+#[derive(Clone)]
 struct Call {
     request: Arrived,
     /// Of the answer.
     codec: Codec,
     /// The sandbox its subject names.
     sandbox: Option<SandboxId>,
+    /// The tool under whose own name it was asked.
+    tool: Option<&'static Tool>,
     tenant: Tenant,
     /// Until when an actor may take.
     until: Moment,
+    /// An idempotency key that came among the arguments.
+    key: OnceLock<String>,
 }
 
 const MIB: f64 = 1_048_576.0;

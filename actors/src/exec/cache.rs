@@ -232,6 +232,7 @@ pub(crate) mod tests {
             cache: Some(Duration::from_secs(300)),
             output_max: 262_144,
             stream: false,
+            id: None,
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Order {
     pub work: Work,
     /// Files written first.
     pub files: BTreeMap<String, Bytes>,
+    /// What it is to be called, if its caller says so.
+    pub id: Option<ExecId>,
     /// Environment of this run alone.
     pub env: BTreeMap<String, String>,
     /// Where in the sandbox; without it `/home/user`.
@@ -389,7 +391,14 @@ impl Execs {
         effects: &mut Vec<Effect>,
     ) {
         let Waiting { ticket, until, .. } = waiting;
-        let exec = ExecId::minted(self.draw.random());
+        let exec = order.id.unwrap_or_else(|| ExecId::minted(self.draw.random()));
+        if self.runs.contains_key(&exec) {
+            let (field, came) = ("execution_id", exec.to_string());
+            let expected = "an id that no run under way has".to_owned();
+            let refusal = Refusal::Invalid { field, came, expected };
+            effects.push(Effect::Refuse { ticket, refusal });
+            return;
+        }
         let tenant = order.tenant.clone();
         effects.push(match &order.place {
             Place::Held(sandbox) => Effect::Use { exec, ticket, tenant, sandbox: *sandbox, until },
@@ -470,8 +479,11 @@ impl Execs {
         exec: ExecId,
         effects: &mut Vec<Effect>,
     ) -> bool {
-        let is_it =
-            |run: &&Run| run.order.tenant == *tenant && run.stage == Stage::Running { sandbox };
+        let is_there = |run: &Run| match run.stage {
+            Stage::Running { sandbox: at } => at == sandbox,
+            Stage::Seeking => run.order.place == Place::Held(sandbox),
+        };
+        let is_it = |run: &&Run| run.order.tenant == *tenant && is_there(run);
         if self.runs.get(&exec).filter(is_it).is_none() {
             return false;
         }

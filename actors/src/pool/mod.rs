@@ -12,8 +12,8 @@ use actix::prelude::*;
 use futures_util::stream;
 use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Granted, Limits, Pool};
 pub use questions::{
-    Acquire, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, ListFacts, Reap, Release,
-    Retire, Terminate, Use, Used, View,
+    Acquire, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts, Reap,
+    Release, Retire, Terminate, Use, Used, View,
 };
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
@@ -458,6 +458,17 @@ impl Handler<Asked<Reap>> for PoolActor {
         let span = caller.span().clone();
         span.in_scope(|| self.step(Event::Reap { sandbox, cause }, ctx));
         // The reaper looks again in its next round, whether it heard this or not.
+        let _ = caller.answer(());
+    }
+}
+
+impl Handler<Asked<Learn>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<Learn>, ctx: &mut Context<Self>) {
+        let (Learn { template }, caller) = asked.open();
+        self.step(Event::Learn { template }, ctx);
+        // What is known stays known whether or not its teller waits.
         let _ = caller.answer(());
     }
 }

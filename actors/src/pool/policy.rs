@@ -104,6 +104,8 @@ pub enum Event {
     Acquire { ticket: Ticket, order: Arc<Order>, until: Moment },
     /// A caller wants to know what a template is.
     Describe { ticket: Ticket, template: String, until: Moment },
+    /// There is a template that may not have been there before.
+    Learn { template: String },
     /// A holder is about to run something that is over by `until`.
     Use { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, exec: ExecId, until: Moment },
     /// That is over.
@@ -311,6 +313,9 @@ impl Pool {
             }
             Event::Describe { ticket, template, until } => {
                 self.describe(now, ticket, &template, until, effects);
+            }
+            Event::Learn { template } => {
+                self.stocks.entry(template).or_insert_with(|| Stock::new(0));
             }
             Event::Use { ticket, tenant, sandbox, exec, until } => {
                 match self.begin_use(now, &tenant, sandbox, exec, until, effects) {
@@ -527,9 +532,7 @@ impl Pool {
 /// The answer to whoever asks for a template that cannot be used, if it cannot.
 fn broken(now: Moment, stock: &mut Stock) -> Option<Refusal> {
     match &stock.state {
-        State::Broken { why, until } if now < *until => {
-            Some(Refusal::Provider { why: why.clone(), ran: Ran::No })
-        }
+        State::Broken { refusal, until } if now < *until => Some(refusal.clone()),
         // Long ago: perhaps somebody mended it.
         State::Broken { .. } => {
             stock.state = State::Unprepared;

@@ -37,6 +37,17 @@ impl Question for Describe {
     type Answer = Result<TemplateInfo, Refusal>;
 }
 
+/// Says that a template can be made sandboxes of, which nobody may have known when the pool began.
+#[derive(Clone, Debug)]
+pub struct Learn {
+    /// Which.
+    pub template: String,
+}
+
+impl Question for Learn {
+    type Answer = ();
+}
+
 /// Asks for leave to run something in a sandbox that the tenant holds.
 #[derive(Clone, Debug)]
 pub struct Use {

@@ -90,7 +90,7 @@ async fn create(asker: Asker) -> Result<SandboxId, BenchError> {
 }
 
 async fn end(asker: Asker, sandbox_id: SandboxId) -> Result<(), BenchError> {
-    asker.client.request(&Terminate { sandbox_id }, Call::default()).await?;
+    asker.client.request(&Terminate::of(sandbox_id), Call::default()).await?;
     Ok(())
 }
 

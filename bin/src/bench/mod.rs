@@ -8,6 +8,7 @@ mod node;
 mod peers;
 mod pool;
 mod stats;
+mod tools;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,6 +50,8 @@ enum What {
     Pool,
     /// `1+1` in a warm sandbox, over NATS and inside the engine, next to a Jupyter kernel.
     Exec,
+    /// The life of a sandbox from the warm pool over MCP stdio, MCP HTTP and NATS.
+    Tools,
     /// A sandbox with pandas from nothing to gone, next to Python, bubblewrap and Jupyter.
     Engine,
 }
@@ -59,6 +62,7 @@ impl What {
             Self::Bus => "bus",
             Self::Pool => "pool",
             Self::Exec => "exec",
+            Self::Tools => "tools",
             Self::Engine => "engine",
         }
     }
@@ -173,6 +177,10 @@ impl Arguments {
             What::Exec => {
                 let (rows, absent) = exec::run(bench, plan, self.install_peers)?;
                 Ok(Report { rows, notes: named(absent), ..Report::default() })
+            }
+            What::Tools => {
+                let rows = tools::run(bench, plan)?;
+                Ok(Report { rows, ..Report::default() })
             }
             What::Engine => {
                 let measured = engine::run(bench, plan, self.install_peers)?;

@@ -106,7 +106,7 @@ async fn acquire(asker: &Asker, key: Key) -> Result<SandboxId, BenchError> {
 }
 
 async fn release(asker: &Asker, sandbox_id: SandboxId) -> Result<(), BenchError> {
-    asker.client.request(&Terminate { sandbox_id }, Call::default()).await?;
+    asker.client.request(&Terminate::of(sandbox_id), Call::default()).await?;
     Ok(())
 }
 

@@ -159,7 +159,7 @@ async fn one_shot(session: &Session, template: String, request: Exec) -> Result<
             Err(Failure::new(Exit::Failed, "cancelled", "it was interrupted"))
         }
     };
-    let ended = session.client.request(&Terminate { sandbox_id }, Call::default()).await;
+    let ended = session.client.request(&Terminate::of(sandbox_id), Call::default()).await;
     if let Err(error) = ended {
         out::note(&format!("sandbox {sandbox_id} was not ended and ends by itself: {error}"));
     }

@@ -5,16 +5,20 @@ pub mod failure;
 pub mod out;
 pub mod progress;
 
+mod agent;
 mod config;
 mod demo;
 mod deployment;
 mod doctor;
 mod env;
 mod exec;
+mod market;
+mod mcp;
 mod pool;
 mod probe;
 mod sandbox;
 mod swarm;
+mod template;
 mod up;
 
 use std::ffi::OsString;
@@ -64,12 +68,24 @@ enum Verb {
     /// Make, look at, fill and end swarms of agents.
     #[command(subcommand)]
     Swarm(swarm::Verb),
+    /// List templates, write sandboxes down as such, carry them from node to node.
+    #[command(subcommand)]
+    Template(template::Verb),
+    /// Fetch prices, and replay them as feeds.
+    #[command(subcommand)]
+    Market(market::Verb),
+    /// Run agents in sandboxes, look at them and halt them.
+    #[command(subcommand)]
+    Agent(agent::Verb),
     /// Show what is kept ready.
     Pool,
     /// Try out what this machine allows, and say what mends it.
     Doctor,
     /// Say whether a node answers; for whoever keeps containers alive.
     Probe,
+    /// Serve the tools to an assistant over the Model Context Protocol, on standard input and
+    /// output. Joins the running node, or starts one that leaves with the assistant.
+    Mcp,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
     /// Print how other NATS tools reach the node, as variables of a shell.
@@ -126,7 +142,11 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::Sandbox(verb) => verb.run(&settings, out),
         Verb::Deployment(verb) => verb.run(&settings, out),
         Verb::Swarm(verb) => verb.run(&settings, out),
+        Verb::Template(verb) => verb.run(&settings, out),
+        Verb::Market(verb) => verb.run(&settings, out),
+        Verb::Agent(verb) => verb.run(&settings, out),
         Verb::Pool => pool::run(&settings, out),
+        Verb::Mcp => mcp::run(&settings, out),
         Verb::Env => env::run(&settings, out),
     }
 }

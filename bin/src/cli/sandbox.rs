@@ -72,6 +72,9 @@ pub(super) struct CreateArguments {
     /// Environment of what runs in it.
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+    /// A package beside the template's own, as in `scipy==1.15.2`.
+    #[arg(long = "package", value_name = "REQUIREMENT")]
+    packages: Vec<String>,
     /// Anything to find it again by.
     #[arg(long = "metadata", value_name = "NAME=VALUE", value_parser = pair)]
     metadata: Vec<(String, String)>,
@@ -118,7 +121,9 @@ async fn create(session: &Session, arguments: CreateArguments, out: Out) -> Resu
         idle_timeout: arguments.idle_timeout,
         env_vars: BTreeMap::from_iter(arguments.env),
         metadata: BTreeMap::from_iter(arguments.metadata),
+        install_packages: arguments.packages,
         wait_ms: arguments.wait_ms,
+        ..Create::default()
     };
     let key = arguments.key.map_or(Key::Made, Key::Given);
     let call = Call { key, ..Call::default() };
@@ -258,7 +263,7 @@ async fn kill(
     }
     let mut ended = Vec::new();
     for &sandbox_id in which {
-        let asked = session.client.request(&Terminate { sandbox_id }, Call::default()).await;
+        let asked = session.client.request(&Terminate::of(sandbox_id), Call::default()).await;
         let what = format!("sandbox {sandbox_id} was not ended");
         ended.push(asked.map_err(|error| Failure::of_ask(what, &error))?);
     }

@@ -264,7 +264,7 @@ impl<F: FnMut(Line) + Send> Agent<F> {
 
     async fn terminate(&mut self, sandbox: SandboxId) -> Result<(), AgentError> {
         let call = Call { owner_of: Some(sandbox), ..Call::default() };
-        let ended = self.ask("terminate", &Terminate { sandbox_id: sandbox }, call).await?;
+        let ended = self.ask("terminate", &Terminate::of(sandbox), call).await?;
         (self.tell)(Line::Returned { lived_s: ended.runtime_seconds });
         Ok(())
     }

@@ -6,7 +6,6 @@ pub mod costs;
 pub mod crew;
 pub mod leftovers;
 pub mod live;
-pub mod market;
 pub mod plan;
 pub mod process;
 pub mod programs;

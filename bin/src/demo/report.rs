@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use super::costs::{CostReport, Usage};
 use super::leftovers::{Leftovers, Seen};
-use super::market::Market;
 use super::plan::{self, Kind, Part, Period, Temper};
 use super::told::{Lease, Line, Outcome, Ran, Record, Terms, Where};
+use crate::market::Market;
 
 /// The name and version of the document. Taking a field away or giving it another type makes it 2.
 pub const SCHEMA: &str = "sandpit.demo.run/1";

@@ -14,7 +14,6 @@ use sandpit_sandbox::Provider as _;
 use super::agent::TEMPLATE;
 use super::leftovers::{Leftovers, Watch};
 use super::live::Live;
-use super::market::{self, Market, MarketError};
 use super::plan::{self, Part};
 use super::report::{Ended, Report, SCHEMA, Swarm, Walls};
 use super::swarm::{self, Worked};
@@ -24,6 +23,7 @@ use crate::cli::failure::Failure;
 use crate::cli::out::{self, Out};
 use crate::cli::progress::Stages;
 use crate::client::Client;
+use crate::market::{self, Market};
 use crate::node::{self, Node};
 use crate::settings;
 
@@ -110,7 +110,7 @@ fn prices(home: &Path, config: &Config, stages: &Stages) -> Result<Market, Failu
     runtime()?.block_on(async {
         tokio::select! {
             market = market::ready(home, config.provider.local.python.as_deref()) => {
-                market.map_err(|error| no_prices(&error, exit_of(&error)))
+                market.map_err(|error| no_prices(&error, error.exit()))
             }
             _ = tokio::signal::ctrl_c() => {
                 let what = "interrupted while getting prices; nothing was started";
@@ -122,17 +122,6 @@ fn prices(home: &Path, config: &Config, stages: &Stages) -> Result<Market, Failu
 
 fn no_prices(error: &dyn std::error::Error, exit: Exit) -> Failure {
     Failure::new(exit, "no_prices", "the demonstration has no prices").caused_by(error)
-}
-
-fn exit_of(error: &MarketError) -> Exit {
-    match error {
-        // Once there is a network, the same command works.
-        MarketError::NotFetched { .. } => Exit::Unavailable,
-        MarketError::NoPython { .. }
-        | MarketError::OtherBytes { .. }
-        | MarketError::NotUnpacked { .. }
-        | MarketError::Disk { .. } => Exit::Failed,
-    }
 }
 
 /// A node of its own: it joins nobody's bus, takes any port, keeps stock of the one template that

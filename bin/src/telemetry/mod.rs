@@ -96,7 +96,7 @@ impl Telemetry {
         });
         let filter = match role {
             Role::Node(_) => config.log.as_str(),
-            Role::Client => "warn",
+            Role::Client => "warn,rmcp=error",
         };
         let filter = EnvFilter::try_new(filter)
             .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;

@@ -17,7 +17,7 @@ mod hold {
 
     use sandpit_messages::id::{NodeId, SandboxId};
     use sandpit_sandbox::Provider;
-    use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options};
+    use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options};
     use sandpit_sandbox::local::{Launcher, LocalProvider, template};
     use sandpit_sandbox::provider::{CreateRequest, Progress};
 
@@ -51,6 +51,7 @@ mod hold {
             huge_pages: false,
             bounds: Bounds::default(),
             templates: template::built_in(),
+            layers: Layers::default(),
         };
         let provider = LocalProvider::start(options, Launcher::CurrentExe).await?;
         provider.prepare("base", Progress::silent()).await?;

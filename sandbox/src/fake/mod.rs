@@ -3,12 +3,14 @@
 
 mod run;
 mod script;
+mod templates;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -16,8 +18,8 @@ pub use script::Script;
 use script::{LIMITS, MEMORY_MAX};
 
 use crate::provider::{
-    CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease,
-    Progress, Sample, SandboxInfo, TemplateInfo,
+    Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
+    ExecStream, ExportRequest, Layer, Lease, Piece, Progress, Sample, SandboxInfo, TemplateInfo,
 };
 use crate::{Provider, ProviderError};
 
@@ -47,6 +49,12 @@ struct World {
     past: VecDeque<(tokio::time::Instant, Vec<SandboxInfo>)>,
     /// Executions that began.
     runs: u64,
+    /// Templates that were built or came from elsewhere.
+    built: BTreeSet<String>,
+    /// What was written down.
+    archives: Vec<Archive>,
+    /// What is on its way here.
+    uploads: BTreeMap<String, Vec<u8>>,
 }
 
 /// One sandbox.
@@ -102,6 +110,10 @@ impl Fake {
     /// Ends a sandbox as if it had ended by itself.
     pub fn kill(&self, sandbox: SandboxId) {
         end(&self.world, &self.endings, sandbox);
+    }
+
+    fn knows(&self, template: &str) -> bool {
+        self.script.templates.contains(template) || self.world().built.contains(template)
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -191,7 +203,7 @@ impl Provider for Fake {
         progress: Progress,
     ) -> Result<TemplateInfo, ProviderError> {
         let name = template.to_owned();
-        if !self.script.templates.contains(template) {
+        if !self.knows(template) {
             return Err(ProviderError::NoSuchTemplate { name });
         }
         if self.script.broken.contains(template) {
@@ -208,7 +220,44 @@ impl Provider for Fake {
     }
 
     fn templates(&self) -> Vec<String> {
-        self.script.templates.iter().cloned().collect()
+        self.script.templates.iter().chain(&self.world().built).cloned().collect()
+    }
+
+    fn resolve(&self, template: &str) -> Option<String> {
+        templates::resolve(self, template)
+    }
+
+    fn title(&self, template: &str) -> String {
+        templates::title(self, template)
+    }
+
+    async fn build(
+        &self,
+        layer: &Layer,
+        progress: Progress,
+    ) -> Result<TemplateInfo, ProviderError> {
+        templates::build(self, layer, &progress).await
+    }
+
+    async fn export(&self, request: ExportRequest) -> Result<Archive, ProviderError> {
+        templates::export(self, request)
+    }
+
+    fn archives(&self) -> Vec<Archive> {
+        self.world().archives.clone()
+    }
+
+    async fn read_archive(
+        &self,
+        id: &str,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Bytes, ProviderError> {
+        templates::read(self, id, offset, bytes_max)
+    }
+
+    async fn import(&self, piece: Piece) -> Result<Arrival, ProviderError> {
+        templates::import(self, piece)
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Created, ProviderError> {
@@ -313,6 +362,7 @@ impl Provider for Fake {
             events,
             world: Arc::clone(&self.world),
             endings: self.endings.clone(),
+            says: self.script.says.clone(),
         };
         tokio::spawn(run.play(request));
         Ok(ExecStream::new(stream))

@@ -1,5 +1,6 @@
 //! One execution in the fake.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub(super) struct Run {
     pub(super) events: mpsc::Sender<ExecEvent>,
     pub(super) world: Arc<Mutex<World>>,
     pub(super) endings: broadcast::Sender<Ending>,
+    /// What is printed instead of a text, by what the text begins with.
+    pub(super) says: BTreeMap<String, String>,
 }
 
 /// What ended a run early.
@@ -79,7 +82,7 @@ impl Run {
         let mut dropped = 0;
         for sentence in sentences(code) {
             match sentence {
-                Sentence::Print(text) => self.tell(ExecEvent::Stdout(text.into())).await,
+                Sentence::Print(text) => self.tell(ExecEvent::Stdout(self.said(text).into())).await,
                 Sentence::Warn(text) => self.tell(ExecEvent::Stderr(text.into())).await,
                 Sentence::Flood(bytes) => dropped += self.flood(bytes).await,
                 Sentence::Sleep(time) | Sentence::Stubborn(time) => {
@@ -101,6 +104,11 @@ impl Run {
             }
         }
         (if is_cell { Outcome::Ok } else { Outcome::Exit(0) }, dropped)
+    }
+
+    fn said(&self, text: String) -> String {
+        let says = self.says.iter().find(|(beginning, _)| text.starts_with(*beginning));
+        says.map_or(text, |(_, says)| format!("{says}\n"))
     }
 
     async fn flood(&self, bytes: usize) -> u64 {

@@ -1,6 +1,6 @@
 //! What the fake is told to do, and what the code that runs in it says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sandpit_messages::sandbox::LimitsEnforced;
@@ -18,6 +18,8 @@ pub struct Script {
     pub broken: BTreeSet<String>,
     /// Time a template takes to be prepared, the first time.
     pub prepare_takes: Duration,
+    /// Time a template on top of another one takes to be built, the first time.
+    pub build_takes: Duration,
     /// Time a boot takes at least.
     pub boot_takes: Duration,
     /// What is added to it, at most.
@@ -42,6 +44,8 @@ pub struct Script {
     pub percent_refused: u64,
     /// A list shows what was so long ago.
     pub list_lag: Duration,
+    /// What is printed instead of a text, by what the text begins with.
+    pub says: BTreeMap<String, String>,
 }
 
 impl Default for Script {
@@ -51,6 +55,7 @@ impl Default for Script {
             templates: ["base", "trading"].map(str::to_owned).into(),
             broken: BTreeSet::new(),
             prepare_takes: Duration::ZERO,
+            build_takes: Duration::ZERO,
             boot_takes: Duration::from_millis(5),
             boot_spread: Duration::ZERO,
             destroy_takes: Duration::ZERO,
@@ -63,6 +68,7 @@ impl Default for Script {
             ends_refused: 0,
             percent_refused: 0,
             list_lag: Duration::ZERO,
+            says: BTreeMap::new(),
         }
     }
 }

@@ -32,10 +32,13 @@ use super::options::Options;
 use super::plan::{Ids, SLOTS_MAX};
 use super::probe;
 use super::state::Restarts;
+use super::template::TemplateError;
 use super::template::interpreter::{Interpreter, NoInterpreter};
+use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
 mod hub;
+mod layer;
 mod life;
 mod link;
 mod provider;
@@ -73,6 +76,9 @@ pub enum StartError {
         #[source]
         cause: io::Error,
     },
+    /// The templates that are kept there cannot be.
+    #[error(transparent)]
+    Library(#[from] TemplateError),
     /// A thread, a socket or the copy of the program could not be made.
     #[error("cannot {what}")]
     Host {
@@ -180,6 +186,10 @@ struct Engine {
     templates: Mutex<BTreeMap<String, Arc<Template>>>,
     /// One preparation at a time.
     preparing: tokio::sync::Mutex<()>,
+    /// Templates that are not in the settings.
+    library: Mutex<Library>,
+    /// Layers being built, and who waits for them.
+    builds: Mutex<layer::Builds>,
     slots: Mutex<Slots>,
     sandboxes: Mutex<BTreeMap<SandboxId, Arc<Entry>>>,
     endings: broadcast::Sender<Ending>,
@@ -263,6 +273,7 @@ impl Engine {
         interpreter: Interpreter,
         image: OwnedFd,
     ) -> Result<Arc<Self>, StartError> {
+        let library = Library::open(&options.store)?;
         let at = |what| move |cause| StartError::Host { what, cause };
         let root = rustix::process::geteuid().is_root();
         let ids = if root { Ids::Own } else { Ids::Shared };
@@ -311,6 +322,8 @@ impl Engine {
             _watched: watched,
             templates: Mutex::default(),
             preparing: tokio::sync::Mutex::default(),
+            library: Mutex::new(library),
+            builds: Mutex::default(),
             slots: Mutex::default(),
             sandboxes: Mutex::default(),
             endings: broadcast::Sender::new(ENDINGS_KEPT),

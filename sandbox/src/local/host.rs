@@ -60,6 +60,11 @@ impl Launcher {
     }
 }
 
+/// Whether sandboxes see a program of this machine.
+pub(super) fn is_visible(program: &str) -> bool {
+    ["/usr/bin", "/bin"].iter().any(|folder| Path::new(folder).join(program).is_file())
+}
+
 /// Everything that is shown to the launcher. Made once per engine: what comes later must lie
 /// below one of these.
 pub(super) fn sources(options: &Options, interpreter: &Interpreter) -> Vec<Source> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sandpit_messages::id::NodeId;
 
+use crate::fetch::Source;
 use crate::provider::Limits;
 
 /// Everything the engine is told at its start.
@@ -37,6 +38,40 @@ pub struct Options {
     pub bounds: Bounds,
     /// The templates, by name.
     pub templates: BTreeMap<String, TemplateSpec>,
+    /// What is built on top of them.
+    pub layers: Layers,
+}
+
+/// Templates that callers ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layers {
+    /// Where their packages come from.
+    pub source: Source,
+    /// How many are kept, those written down and imported among them. Each takes room on the disk
+    /// and, once used, memory for its warm interpreter.
+    pub kept_max: usize,
+    /// Skeletons kept ready for each that is used.
+    pub spare_skeletons: usize,
+    /// Longest one setup command may take.
+    pub setup_max: Duration,
+    /// Bytes of `/home/user` that are written down at most.
+    pub data_max: u64,
+    /// Bytes of an archive that comes from elsewhere.
+    pub archive_max: u64,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        const MIB: u64 = 1024 * 1024;
+        Self {
+            source: Source::Index,
+            kept_max: 64,
+            spare_skeletons: 2,
+            setup_max: Duration::from_secs(120),
+            data_max: 512 * MIB,
+            archive_max: 2048 * MIB,
+        }
+    }
 }
 
 /// Whether control groups are used.
@@ -105,6 +140,8 @@ pub struct TemplateSpec {
     pub warmup: String,
     /// Folders mounted read-only at `/data/<name>`.
     pub data: BTreeMap<String, PathBuf>,
+    /// A program of this machine that its sandboxes need beside Python, as in `node`.
+    pub program: Option<String>,
     /// What its sandboxes get unless asked otherwise.
     pub limits: Limits,
 }

@@ -367,6 +367,25 @@ pub(super) fn cpu_time_of(pid: i32) -> Duration {
         + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
+/// Reads a file that the kernel writes as it is read and that fits one page: in three calls,
+/// where the standard library takes a dozen. Text that is not UTF-8 is replaced.
+///
+/// # Errors
+/// As opening and reading; [`io::ErrorKind::FileTooLarge`] past a page.
+pub(super) fn read_page(path: impl AsRef<Path>) -> io::Result<String> {
+    let file = rustix::fs::open(
+        path.as_ref(),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let mut page = [0; 4096];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut page[..]))?;
+    if read == page.len() {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(String::from_utf8_lossy(&page[..read]).into_owned())
+}
+
 /// Hears when `file` is ready, on the runtime that calls. The file stays its owner's.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
-use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Options, TemplateSpec};
+use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, ProviderError, Work,
@@ -58,6 +58,7 @@ pub(crate) fn options() -> Options {
         huge_pages: false,
         bounds: Bounds::default(),
         templates: BTreeMap::from([("base".to_owned(), base())]),
+        layers: Layers::default(),
     }
 }
 

@@ -60,10 +60,14 @@ impl Following {
             (Feed::Own { .. }, Some((feed, _))) => feed.clone(),
             (Feed::Own { .. }, None) => own(),
         };
-        let joined = lived.filter(|(known, _)| *known == feed).map(|(_, seq)| seq);
-        Self {
+        let joined = match (lived, &order.feed) {
+            (Some((known, seq)), _) if known == feed => Some(seq),
             // Of its own replay it misses nothing.
-            joined: joined.or(matches!(order.feed, Feed::Own { .. }).then_some(0)),
+            (_, Feed::Own { .. }) => Some(0),
+            (_, Feed::Named(_)) => None,
+        };
+        Self {
+            joined,
             feed,
             source: None,
             node: None,
@@ -92,11 +96,22 @@ impl Following {
 
     fn accept(&mut self, limits: &Limits, bar: Arc<Bar>) {
         self.highest = self.highest.max(bar.seq);
-        // One that finds no room is asked for again when there is.
-        if bar.seq >= self.next && self.pending.len() + self.early.len() < limits.pending_max {
+        if bar.seq >= self.next {
             self.early.insert(bar.seq, bar);
         }
-        while let Some(bar) = self.early.remove(&self.next) {
+        self.line_up(limits);
+        // What finds no room is asked for again when there is: first the furthest away, so that the
+        // next bar always finds some.
+        while self.early.len() > limits.pending_max {
+            self.early.pop_last();
+        }
+    }
+
+    /// Lets the bars follow whose turn it is.
+    fn line_up(&mut self, limits: &Limits) {
+        while self.pending.len() < limits.pending_max
+            && let Some(bar) = self.early.remove(&self.next)
+        {
             self.next += 1;
             self.over |= bar.last;
             self.pending.push_back(bar);
@@ -166,8 +181,10 @@ impl Following {
         Some(bar.history || bar.seq <= joined)
     }
 
-    pub(super) fn take(&mut self) -> Option<Arc<Bar>> {
-        self.pending.pop_front()
+    pub(super) fn take(&mut self, limits: &Limits) -> Option<Arc<Bar>> {
+        let bar = self.pending.pop_front();
+        self.line_up(limits);
+        bar
     }
 
     pub(super) fn has_more(&self) -> bool {

@@ -327,7 +327,7 @@ impl Agent {
             return;
         }
         while self.run.following.next_is_history() == Some(true) {
-            let Some(bar) = self.run.following.take() else { return };
+            let Some(bar) = self.run.following.take(limits) else { return };
             self.account.mark(&bar);
             self.run.see(limits, &bar);
             if bar.last {
@@ -345,7 +345,7 @@ impl Agent {
         if !matches!(self.run.stage, Stage::Ready) {
             return;
         }
-        let Some(bar) = self.run.following.take() else {
+        let Some(bar) = self.run.following.take(limits) else {
             if self.run.following.over {
                 self.end(now, RunStatus::Completed, None, effects);
             }

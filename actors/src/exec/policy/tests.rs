@@ -21,6 +21,7 @@ fn order(place: Place, cache: Option<Duration>) -> Arc<Order> {
         cache,
         output_max: 1_000,
         stream: false,
+        id: None,
     })
 }
 

@@ -89,9 +89,13 @@ impl Pool {
             stock.state = State::PrepareAfter(now + self.limits.retry_pause);
             return;
         }
-        let why = error.to_string();
-        let refusal = Refusal::Provider { why: why.clone(), ran: Ran::No };
-        stock.state = State::Broken { why, until: now + self.limits.broken_pause };
+        let refusal = match error {
+            // Nothing is broken: it is not to be had here.
+            ProviderError::Unsupported { .. } => refusal_of(error),
+            _ => Refusal::Provider { why: error.to_string(), ran: Ran::No },
+        };
+        let until = now + self.limits.broken_pause;
+        stock.state = State::Broken { refusal: refusal.clone(), until };
         let asking = stock.asking.drain(..).map(|caller| caller.ticket);
         let refused: Vec<_> =
             stock.waiting.drain(..).map(|caller| caller.ticket).chain(asking).collect();

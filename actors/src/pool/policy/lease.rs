@@ -175,6 +175,8 @@ pub struct Facts {
     pub executions: u64,
     /// What its holder wrote there.
     pub metadata: BTreeMap<String, String>,
+    /// As it was asked for.
+    pub order: Arc<Order>,
     /// How and when it ended, if it did.
     pub ended: Option<(Cause, Moment)>,
 }
@@ -191,6 +193,7 @@ impl Facts {
             last_activity: lease.last_activity,
             executions: lease.executions,
             metadata: lease.order.metadata.clone(),
+            order: Arc::clone(&lease.order),
             ended,
         }
     }

@@ -90,7 +90,7 @@ impl Pool {
             waiting: stock.waiting.len(),
             counts: stock.counts,
             broken: match &stock.state {
-                State::Broken { why, .. } => Some(why.clone()),
+                State::Broken { refusal, .. } => Some(refusal.to_string()),
                 _ => None,
             },
         });

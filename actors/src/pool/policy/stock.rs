@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sandpit_messages::id::SandboxId;
+use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::TemplateInfo;
 
@@ -38,7 +39,7 @@ pub(super) enum State {
     Usable(TemplateInfo),
     /// It cannot be used. Whoever asks after that moment has it tried again.
     Broken {
-        why: String,
+        refusal: Refusal,
         until: Moment,
     },
 }

@@ -136,6 +136,26 @@ fn a_caller_is_refused_at_its_deadline_and_not_before() {
 }
 
 #[test]
+fn a_template_that_came_later_is_prepared_when_somebody_asks_and_not_before() {
+    let (mut pool, _) = opened(limits(0));
+    let order = |ticket| match acquire(ticket, 10) {
+        Event::Acquire { ticket, order, until } => {
+            let order = Arc::new(Order { template: "tpl-1".to_owned(), ..(*order).clone() });
+            Event::Acquire { ticket, order, until }
+        }
+        other => other,
+    };
+    let effects = pool.step(at(0), order(1));
+    assert!(matches!(refusal(&effects), Some(Refusal::NoSuchTemplate { .. })), "{effects:?}");
+    let learn = || Event::Learn { template: "tpl-1".to_owned() };
+    assert_eq!(pool.step(at(1), learn()), []);
+    let effects = pool.step(at(2), order(2));
+    assert_eq!(effects, [Effect::Prepare { template: "tpl-1".to_owned() }]);
+    assert_eq!(pool.step(at(3), learn()), [], "told again, it stays as it is");
+    assert_eq!(booted(&pool.step(at(4), prepared("tpl-1"))).len(), 1);
+}
+
+#[test]
 fn a_caller_past_the_bound_is_refused_at_once() {
     let (mut pool, _) = opened(limits(0));
     let _ = pool.step(at(0), acquire(1, 9));
@@ -266,6 +286,21 @@ fn a_broken_template_refuses_at_once_and_is_tried_again_after_a_pause() {
     let effects = pool
         .step(at(31), Event::Acquire { ticket: Ticket(4), order: order("nope"), until: at(40) });
     assert!(matches!(refusal(&effects), Some(Refusal::NoSuchTemplate { .. })), "{effects:?}");
+}
+
+#[test]
+fn a_template_that_is_not_to_be_had_here_is_unsupported_and_not_a_failure() {
+    let (mut pool, _) = opened(limits(0));
+    let want = |ticket| {
+        let order = order("trading");
+        Event::Acquire { ticket: Ticket(ticket), order, until: at(9) }
+    };
+    let _ = pool.step(at(0), want(1));
+    let error = ProviderError::Unsupported { what: "it".to_owned() };
+    let failed = Event::PrepareFailed { template: "trading".to_owned(), error };
+    let unsupported = Refusal::Unsupported { what: "it".to_owned() };
+    assert_eq!(refusal(&pool.step(at(1), failed)), Some(&unsupported));
+    assert_eq!(refusal(&pool.step(at(2), want(2))), Some(&unsupported));
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::time::Duration;
 use sandpit_messages::sandbox::LimitsEnforced;
 
 use super::options::CgroupChoice;
+use super::sys;
 
 pub mod none;
 mod stock;
@@ -430,13 +431,13 @@ fn pause() {
 
 /// A file of one number.
 fn read_number(path: &Path) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
+    let text = sys::read_page(path)?;
     text.trim().parse().map_err(|_| invalid(path))
 }
 
 /// The number after `key` in a file of `key number` lines; 0 if the key is not there.
 fn read_entry(path: &Path, key: &str) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
+    let text = sys::read_page(path)?;
     for line in text.lines() {
         if let Some((name, value)) = line.split_once(' ')
             && name == key

@@ -288,7 +288,7 @@ impl Engine {
 
     pub(super) fn fill_spares(&self, template: &Arc<Template>) {
         let limits = group_limits(template.info.limits, self.options.bounds.pids);
-        while template.spares() < self.options.spare_skeletons {
+        while template.wants_spare(&self.options) {
             let Some(keeper) = template.keeper() else { return };
             match self.build_skeleton(&keeper, limits) {
                 Ok(skeleton) => template.keep_spare(skeleton),

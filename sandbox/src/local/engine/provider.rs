@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::sync::{Notify, broadcast, mpsc};
 
@@ -19,18 +20,21 @@ use super::super::options::TemplateSpec;
 use super::super::plan::{self, Ids};
 use super::super::probe;
 use super::super::template::{self as store, INSIDE_PYTHON};
+use super::layer::Ready;
 use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox};
-use super::template::{Readiness, Template};
+use super::template::{Readiness, Template, Top};
 use super::{Engine, LauncherStage, LocalProvider, MIB, group_limits, run};
 use crate::provider::{
-    CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest, ExecStream, Lease, Limits,
-    Progress, Provider, ProviderError, Sample, SandboxInfo, TemplateInfo,
+    Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
+    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
+    Sample, SandboxInfo, TemplateInfo,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
 const ZYGOTE: &str = include_str!("../../../python/zygote.py");
 const WORKER: &str = include_str!("../../../python/worker.py");
+const HOME: &str = include_str!("../../../python/home.py");
 
 /// Longest a zygote may import and warm up. numpy and pandas take half a second.
 const WARM_MAX_MS: u64 = 60_000;
@@ -69,7 +73,49 @@ impl Provider for LocalProvider {
     }
 
     fn templates(&self) -> Vec<String> {
-        self.engine.options.templates.keys().cloned().collect()
+        let configured = self.engine.options.templates.keys().cloned();
+        configured.chain(lock(&self.engine.library).ids().cloned()).collect()
+    }
+
+    fn resolve(&self, template: &str) -> Option<String> {
+        if self.engine.options.templates.contains_key(template) {
+            return Some(template.to_owned());
+        }
+        lock(&self.engine.library).resolve(template).map(str::to_owned)
+    }
+
+    fn title(&self, template: &str) -> String {
+        let title = lock(&self.engine.library).title(template);
+        title.unwrap_or_else(|| template.to_owned())
+    }
+
+    async fn build(
+        &self,
+        layer: &Layer,
+        progress: Progress,
+    ) -> Result<TemplateInfo, ProviderError> {
+        self.engine.build_layer(layer, progress).await
+    }
+
+    async fn export(&self, request: ExportRequest) -> Result<Archive, ProviderError> {
+        self.engine.export(request).await
+    }
+
+    fn archives(&self) -> Vec<Archive> {
+        self.engine.archives()
+    }
+
+    async fn read_archive(
+        &self,
+        id: &str,
+        offset: u64,
+        bytes_max: usize,
+    ) -> Result<Bytes, ProviderError> {
+        self.engine.read_archive(id, offset, bytes_max).await
+    }
+
+    async fn import(&self, piece: Piece) -> Result<Arrival, ProviderError> {
+        self.engine.import(piece).await
     }
 
     async fn create(&self, request: CreateRequest) -> Result<Created, ProviderError> {
@@ -133,13 +179,13 @@ impl Provider for LocalProvider {
     }
 }
 
-fn failed(why: impl ToString) -> ProviderError {
+pub(super) fn failed(why: impl ToString) -> ProviderError {
     ProviderError::Failed { why: why.to_string(), maybe_done: false }
 }
 
 // Templates.
 impl Engine {
-    async fn prepare(
+    pub(super) async fn prepare(
         self: &Arc<Self>,
         name: &str,
         progress: &Progress,
@@ -152,10 +198,38 @@ impl Engine {
             template.up().await?;
             return Ok(template.info.clone());
         }
+        if let Some(layer) = self.stored_layer(name) {
+            let ready = self.ready_layer(name, layer, progress).await?;
+            return Ok(self.start_template(ready, progress).await?.info.clone());
+        }
         let spec = self.options.templates.get(name);
         let spec = spec.ok_or_else(|| ProviderError::NoSuchTemplate { name: name.to_owned() })?;
+        let made = self.on_disk(name, spec, progress).await?;
+        let info = TemplateInfo {
+            name: name.to_owned(),
+            digest: made.digest.clone(),
+            limits: spec.limits,
+        };
+        let ready = Ready { info, spec: spec.clone(), made, top: Top::default() };
+        Ok(self.start_template(ready, progress).await?.info.clone())
+    }
+
+    /// Makes sure that a configured template is on the disk.
+    pub(super) async fn on_disk(
+        &self,
+        name: &str,
+        spec: &TemplateSpec,
+        progress: &Progress,
+    ) -> Result<store::Template, ProviderError> {
+        if let Some(program) = spec.program.as_ref().filter(|it| !host::is_visible(it)) {
+            let what = format!(
+                "template `{name}` (sandboxes see no `{program}` in /usr/bin of this machine; \
+                 install it there, as with `sudo apt install {name}`, and ask again)"
+            );
+            return Err(ProviderError::Unsupported { what });
+        }
         let broken = |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
-        let programs = [WORKER, ZYGOTE].concat();
+        let programs = [WORKER, ZYGOTE, HOME].concat();
         let made = store::prepare(&self.options, spec, &programs, progress)
             .await
             .map_err(|error| broken(error.explain()))?;
@@ -166,25 +240,31 @@ impl Engine {
                 self.interpreter.prefix.display()
             )));
         }
-        let info = TemplateInfo {
-            name: name.to_owned(),
-            digest: made.digest.clone(),
-            limits: spec.limits,
-        };
+        Ok(made)
+    }
+
+    /// Starts the keeper of a template that is on the disk, and waits until it serves.
+    pub(super) async fn start_template(
+        self: &Arc<Self>,
+        ready: Ready,
+        progress: &Progress,
+    ) -> Result<Arc<Template>, ProviderError> {
+        let Ready { info, spec, made, top } = ready;
+        let broken = |why| ProviderError::TemplateBroken { name: info.name.clone(), why };
         progress.say("importing packages", None);
-        let boot = self.boot(spec, &made).map_err(broken)?;
+        let boot = self.boot(&spec, &made).map_err(broken)?;
         self.launched().await?;
         let number = self.number();
         let group = self
             .stock(|stock| stock.backend().group(&format!("tpl-{number}"), ZYGOTE_LIMITS))
             .ok_or_else(|| failed("the engine is closed"))?
             .map_err(failed)?;
-        let template = Arc::new(Template::new(info.clone(), boot, group));
+        let template = Arc::new(Template::new(info.clone(), boot, group, top));
         // An older one that broke keeps its sandboxes; its group goes with the engine.
-        lock(&self.templates).insert(name.to_owned(), Arc::clone(&template));
+        lock(&self.templates).insert(info.name, Arc::clone(&template));
         self.start_keeper(&template).map_err(failed)?;
         template.up().await?;
-        Ok(info)
+        Ok(template)
     }
 
     /// Waits until there is a launcher.
@@ -208,6 +288,7 @@ impl Engine {
         let programs = BTreeMap::from([
             ("zygote.py".to_owned(), ZYGOTE.to_owned()),
             ("worker.py".to_owned(), WORKER.to_owned()),
+            ("home.py".to_owned(), HOME.to_owned()),
         ]);
         let facts = host::facts(&self.interpreter, environment.to_owned(), data, programs);
         let memory = u64::from(spec.limits.memory_mb) * MIB;
@@ -338,6 +419,9 @@ impl Engine {
         let template = lock(&self.templates).get(name).cloned();
         let unknown = || match self.options.templates.contains_key(name) {
             true => failed(format!("template `{name}` is not prepared")),
+            false if lock(&self.library).recipe(name).is_some() => {
+                failed(format!("template `{name}` is not prepared"))
+            }
             false => ProviderError::NoSuchTemplate { name: name.clone() },
         };
         let template = template.ok_or_else(unknown)?;
@@ -386,7 +470,7 @@ impl Engine {
         }
     }
 
-    async fn try_make(
+    pub(super) async fn try_make(
         self: &Arc<Self>,
         id: SandboxId,
         template: &Arc<Template>,
@@ -417,6 +501,12 @@ impl Engine {
         let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
         let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
         sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);
+        if let Some(home) = template.top.home.get() {
+            self.unpack_home(&sandbox, home).await?;
+        }
+        if !template.top.env.is_empty() {
+            sandbox.tell(&worker).await.map_err(failed)?;
+        }
         *sandbox.context.lock().await = Some(worker);
         Ok(Arc::new(sandbox))
     }
@@ -425,7 +515,9 @@ impl Engine {
         if let Some(limits) = lease.limits {
             self.relimit(sandbox, limits).await?;
         }
-        *lock(&sandbox.env) = lease.env;
+        let mut env = sandbox.template.top.env.clone();
+        env.extend(lease.env);
+        *lock(&sandbox.env) = env;
         let context = sandbox.context.lock().await;
         match &*context {
             Some(worker) => sandbox.tell(worker).await.map_err(failed),

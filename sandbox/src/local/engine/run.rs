@@ -28,6 +28,7 @@ use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Sample, W
 mod cell;
 mod command;
 mod output;
+pub(super) mod transfer;
 
 use output::Output;
 
@@ -259,7 +260,7 @@ fn peak_memory(pid: i32) -> u64 {
     if pid <= 0 {
         return 0;
     }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = sys::read_page(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024

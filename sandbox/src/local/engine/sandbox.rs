@@ -48,7 +48,7 @@ pub(super) struct Sandbox {
     pub(super) context: tokio::sync::Mutex<Option<Context>>,
     /// Executions that run or wait.
     pub(super) queued: AtomicUsize,
-    /// Of its holder.
+    /// Of its template, and of its holder.
     pub(super) env: Mutex<BTreeMap<String, String>>,
     /// Bytes of data of each process, if its holder asked for other limits than the template's.
     pub(super) data: Mutex<Option<u64>>,
@@ -60,13 +60,14 @@ pub(super) struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(id: SandboxId, template: Arc<Template>, skeleton: Arc<Skeleton>) -> Self {
+        let env = Mutex::new(template.top.env.clone());
         Self {
             id,
             template,
             skeleton,
             context: tokio::sync::Mutex::new(None),
             queued: AtomicUsize::new(0),
-            env: Mutex::default(),
+            env,
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),

@@ -1,7 +1,8 @@
 //! A prepared template: its keeper, its zygote, and the skeletons kept for it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use sandpit_messages::time::Moment;
@@ -32,8 +33,21 @@ pub(in super::super) struct Template {
     pub(super) boot: KeeperBoot,
     /// Of its zygotes.
     pub(super) group: Group,
+    /// What it has on top of a configured one.
+    pub(super) top: Top,
     pub(super) readiness: watch::Sender<Readiness>,
     state: Mutex<State>,
+}
+
+/// What a template has on top of a configured one; of those themselves, nothing.
+#[derive(Debug, Default)]
+pub(super) struct Top {
+    /// Environment of everything that runs in its sandboxes.
+    pub(super) env: BTreeMap<String, String>,
+    /// What their `/home/user` holds at first, once that is known: a tar archive.
+    pub(super) home: OnceLock<PathBuf>,
+    /// Skeletons kept ready, if not as many as of a configured one.
+    pub(super) spares_max: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -61,11 +75,12 @@ pub(super) enum AfterEnd {
 }
 
 impl Template {
-    pub(super) fn new(info: TemplateInfo, boot: KeeperBoot, group: Group) -> Self {
+    pub(super) fn new(info: TemplateInfo, boot: KeeperBoot, group: Group, top: Top) -> Self {
         Self {
             info,
             boot,
             group,
+            top,
             readiness: watch::Sender::new(Readiness::Warming),
             state: Mutex::new(State {
                 keeper: None,
@@ -150,6 +165,11 @@ impl Template {
     /// One of the spares is gone.
     pub(super) fn lose_spare(&self, slot: u32) {
         lock(&self.state).spares.retain(|spare| spare.slot != slot);
+    }
+
+    /// Whether another one is to be kept.
+    pub(super) fn wants_spare(&self, options: &Options) -> bool {
+        self.spares() < self.top.spares_max.unwrap_or(options.spare_skeletons)
     }
 
     /// How many there are.

@@ -6,6 +6,7 @@ use std::fs;
 
 use super::super::control::KeeperBoot;
 use super::super::plan::Ids;
+use super::super::sys;
 
 /// What must be the same for every process of this template.
 #[derive(Clone, Copy, Debug)]
@@ -80,9 +81,9 @@ pub(super) struct Seen {
 
 impl Seen {
     fn of(pid: i32) -> Result<Self, String> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))
+        let status = sys::read_page(format!("/proc/{pid}/status"))
             .map_err(|error| format!("cannot see its status: {error}"))?;
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        let groups = sys::read_page(format!("/proc/{pid}/cgroup"))
             .map_err(|error| format!("cannot see its control groups: {error}"))?;
         Ok(Self { namespaces: Namespaces::of(pid)?, groups, status: fields(&status), id: 0 })
     }
@@ -144,7 +145,7 @@ fn fields(text: &str) -> BTreeMap<String, String> {
 
 /// Threads of a process.
 pub(super) fn threads(pid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = sys::read_page(format!("/proc/{pid}/status")).ok()?;
     fields(&status).get("Threads")?.parse().ok()
 }
 

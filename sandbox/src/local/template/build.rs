@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::interpreter::{Interpreter, PipSource};
-use super::{INSIDE_ENVIRONMENT, INSIDE_PYTHON, TemplateError, store_error};
+use super::{INSIDE_ENVIRONMENT, INSIDE_PYTHON, Template, TemplateError, store_error, wheels};
 use crate::fetch::{Pip, Requirements};
 use crate::provider::Progress;
 
@@ -19,9 +19,9 @@ use crate::provider::Progress;
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Shares of the whole work after each stage, as measured on a line of 50 Mbit/s.
-const DOWNLOADED: f64 = 0.6;
-const UNPACKED: f64 = 0.75;
-const COMPILED: f64 = 0.98;
+pub(super) const DOWNLOADED: f64 = 0.6;
+pub(super) const UNPACKED: f64 = 0.75;
+pub(super) const COMPILED: f64 = 0.98;
 
 /// Bytes of what a failed step said that are kept.
 const SAID_MAX: usize = 2_000;
@@ -34,6 +34,34 @@ pub(super) async fn build(
     requirements: &str,
     progress: &Progress,
 ) -> Result<(), TemplateError> {
+    once(environments, name, progress, async |work| {
+        fill(work, interpreter, requirements, progress).await
+    })
+    .await
+}
+
+/// Builds the environment `name` out of the one below and the wheels on top of it.
+pub(super) async fn extend(
+    environments: &Path,
+    name: &str,
+    below: &Template,
+    wheels: &[PathBuf],
+    progress: &Progress,
+) -> Result<(), TemplateError> {
+    once(environments, name, progress, async |work| {
+        wheels::put_on_top(work, below, wheels, progress).await
+    })
+    .await
+}
+
+/// Has `fill` make `env` in a folder, and moves it into its place, unless another builder did
+/// meanwhile.
+async fn once(
+    environments: &Path,
+    name: &str,
+    progress: &Progress,
+    fill: impl AsyncFnOnce(&Path) -> Result<(), TemplateError>,
+) -> Result<(), TemplateError> {
     make_shared_folder(environments).map_err(store_error(environments))?;
     let _lock = lock(&environments.join(format!("{name}.lock")), progress).await?;
     let place = environments.join(name);
@@ -42,7 +70,7 @@ pub(super) async fn build(
     }
     let work = environments.join(format!("{name}.{}.tmp", std::process::id()));
     clear_away(environments, name).map_err(store_error(environments))?;
-    let filled = fill(&work, interpreter, requirements, progress).await;
+    let filled = fill(&work).await;
     let finished = match filled {
         Ok(()) => {
             progress.say("moving the environment into its place", Some(COMPILED));
@@ -98,7 +126,7 @@ async fn fill(
 }
 
 /// The interpreter's own pip, or one that it unpacks beside the environment.
-async fn pip(interpreter: &Interpreter, work: &Path) -> Result<Pip, TemplateError> {
+pub(super) async fn pip(interpreter: &Interpreter, work: &Path) -> Result<Pip, TemplateError> {
     match interpreter.pip {
         PipSource::Own => Ok(Pip::of(interpreter.executable.clone())),
         PipSource::Bundled => {
@@ -130,7 +158,7 @@ fn lay_out(environment: &Path, interpreter: &Interpreter) -> io::Result<()> {
 
 /// Moves programs to where they are looked for. Their first line names the interpreter that
 /// unpacked them, which is not there inside.
-fn move_scripts(from: &Path, to: &Path) -> io::Result<()> {
+pub(super) fn move_scripts(from: &Path, to: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(from) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -167,7 +195,10 @@ fn write_lock(wheels: &Path, file: &Path) -> io::Result<()> {
 
 /// Compiles what was unpacked, because inside nothing can be written. Parses code and runs none.
 /// Time stamps are not looked at later: they may change on the way into the store.
-async fn compile(interpreter: &Interpreter, environment: &Path) -> Result<(), TemplateError> {
+pub(super) async fn compile(
+    interpreter: &Interpreter,
+    environment: &Path,
+) -> Result<(), TemplateError> {
     let mut arguments: Vec<PathBuf> =
         ["-I", "-m", "compileall", "-q", "-j", "2", "--invalidation-mode", "unchecked-hash", "-s"]
             .map(Into::into)
@@ -184,11 +215,11 @@ async fn compile(interpreter: &Interpreter, environment: &Path) -> Result<(), Te
     Ok(())
 }
 
-async fn run(
+pub(super) async fn run(
     interpreter: &Interpreter,
     arguments: impl IntoIterator<Item = PathBuf>,
     what: &'static str,
-) -> Result<(), TemplateError> {
+) -> Result<String, TemplateError> {
     let running = Command::new(&interpreter.executable)
         .args(arguments)
         .stdin(Stdio::null())
@@ -197,7 +228,7 @@ async fn run(
     let output =
         running.await.map_err(|error| TemplateError::Step { what, said: error.to_string() })?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let mut said = output.stdout;
     said.extend(output.stderr);
@@ -261,7 +292,10 @@ fn clear_away(environments: &Path, name: &str) -> io::Result<()> {
 }
 
 /// Waits until nobody else builds the same. The lock goes with the file, and with its process.
-async fn lock(path: &Path, progress: &Progress) -> Result<File, TemplateError> {
+pub(in super::super) async fn lock(
+    path: &Path,
+    progress: &Progress,
+) -> Result<File, TemplateError> {
     use rustix::fs::{FlockOperation, flock};
     let file = File::create(path).map_err(store_error(path))?;
     loop {
@@ -277,26 +311,28 @@ async fn lock(path: &Path, progress: &Progress) -> Result<File, TemplateError> {
 }
 
 /// Runs what may take long on a disk where it keeps nobody waiting.
-async fn off_thread(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+pub(super) async fn off_thread(
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// How many of the packages are there, as heard from pip.
 #[derive(Debug, PartialEq)]
-struct Downloads {
+pub(super) struct Downloads {
     all: u32,
     begun: u32,
 }
 
 impl Downloads {
-    fn of(requirements: &str) -> Self {
+    pub(super) fn of(requirements: &str) -> Self {
         let named = |line: &&str| line.starts_with(|first: char| first.is_ascii_alphanumeric());
         let all = requirements.lines().filter(named).count();
         Self { all: u32::try_from(all).unwrap_or(u32::MAX).max(1), begun: 0 }
     }
 
     /// What pip is doing, if this line tells.
-    fn hear(&mut self, line: &str) -> Option<String> {
+    pub(super) fn hear(&mut self, line: &str) -> Option<String> {
         if line.starts_with("Collecting ") {
             self.begun += 1;
             return None;
@@ -307,7 +343,7 @@ impl Downloads {
     }
 
     /// 0 to 1. Dependencies that were not listed make it stand still, not go beyond.
-    fn done(&self) -> f64 {
+    pub(super) fn done(&self) -> f64 {
         f64::from(self.begun.saturating_sub(1).min(self.all)) / f64::from(self.all)
     }
 }

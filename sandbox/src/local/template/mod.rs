@@ -14,12 +14,17 @@ use super::options::{Options, TemplateSpec};
 use crate::fetch::FetchError;
 use crate::provider::{Limits, Progress};
 
+pub mod archive;
 mod build;
 pub mod interpreter;
+pub mod library;
+pub mod recipe;
+pub(super) mod wheels;
 
 #[cfg(test)]
 mod tests;
 
+pub(super) use build::lock;
 use interpreter::{Interpreter, NoInterpreter};
 
 /// Where sandboxes see the environment of their template.
@@ -30,6 +35,9 @@ pub const INSIDE_PYTHON: &str = "/opt/env/bin/python3";
 
 /// Part of every digest: raised when the way environments are made changes.
 const FORMAT: &str = "sandpit environment 1";
+
+/// The same for environments on top of others.
+const EXTENDED: &str = "sandpit extended environment 1";
 
 /// A template that is on the disk, ready to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +68,25 @@ pub enum TemplateError {
     NoPip {
         /// Which interpreter.
         python: PathBuf,
+    },
+    /// Packages that do not go together.
+    #[error("{wheel} holds {file}, which is there already and different")]
+    Overlap {
+        /// Which package.
+        wheel: String,
+        /// What both have.
+        file: String,
+    },
+    /// More than a template may hold.
+    #[error(
+        "the packages are {bytes} bytes unpacked, more than {max}; ask for fewer, or put them into \
+         a template of the settings"
+    )]
+    TooLarge {
+        /// How many.
+        bytes: u64,
+        /// The bound.
+        max: u64,
     },
     /// A step of the interpreter's own failed.
     #[error("{what} failed; it said: {said}")]
@@ -97,8 +124,8 @@ impl TemplateError {
     }
 }
 
-/// The templates that are always there: `base`, the standard library alone, and `trading`, with
-/// numpy and pandas.
+/// The templates that are always there: `base` and `python`, the standard library alone, `trading`,
+/// with numpy and pandas, and `nodejs`, with the Node.js of the machine.
 pub fn built_in() -> BTreeMap<String, TemplateSpec> {
     /// Enough for a few million prices.
     const LIMITS: Limits = Limits { memory_mb: 512, cpu_count: 1 };
@@ -106,14 +133,19 @@ pub fn built_in() -> BTreeMap<String, TemplateSpec> {
         requirements: String::new(),
         warmup: String::new(),
         data: BTreeMap::new(),
+        program: None,
         limits: LIMITS,
     };
+    let nodejs = TemplateSpec { program: Some("node".to_owned()), ..base.clone() };
     let trading = TemplateSpec {
         requirements: include_str!("../../../python/trading.txt").to_owned(),
         warmup: include_str!("../../../python/trading_warmup.py").to_owned(),
         ..base.clone()
     };
-    BTreeMap::from([("base".to_owned(), base), ("trading".to_owned(), trading)])
+    let python = base.clone();
+    [("base", base), ("nodejs", nodejs), ("python", python), ("trading", trading)]
+        .map(|(name, spec)| (name.to_owned(), spec))
+        .into()
 }
 
 /// Makes sure that a template is on the disk: finds the interpreter, and builds the environment if
@@ -143,6 +175,49 @@ pub async fn prepare(
     Ok(Template { digest, interpreter, environment })
 }
 
+/// Makes sure that an environment with these wheels on top of another template's is on the disk.
+///
+/// # Errors
+/// Any [`TemplateError`]. Nothing half-made is ever used.
+pub async fn extend(
+    options: &Options,
+    below: &Template,
+    wheels: &[(PathBuf, String)],
+    progress: &Progress,
+) -> Result<PathBuf, TemplateError> {
+    if wheels.is_empty() {
+        return Ok(below.environment.clone());
+    }
+    let environments = options.store.join("environments");
+    let under = below.environment.file_name().unwrap_or_default().to_string_lossy();
+    let mut parts = vec![EXTENDED, &under];
+    parts.extend(wheels.iter().map(|(_, sha256)| sha256.as_str()));
+    let name = digest(&parts);
+    let environment = environments.join(&name);
+    if !environment.exists() {
+        let files = wheels.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        build::extend(&environments, &name, below, &files, progress).await?;
+    }
+    Ok(environment)
+}
+
+/// Names a template by all that makes a difference to what runs in it: another one, its
+/// environment, and its id, which was made from everything else.
+pub fn layered_digest(below: &Template, environment: &Path, id: &str) -> String {
+    let environment = environment.file_name().unwrap_or_default().to_string_lossy();
+    digest(&[&below.digest, &environment, id])
+}
+
+/// What a configured template consists of, as another node can compare it: packages, warm-up, and
+/// names of data folders and of a program.
+pub fn spec_digest(spec: &TemplateSpec) -> String {
+    let TemplateSpec { requirements, warmup, data, program, limits: _ } = spec;
+    let program = program.as_deref().unwrap_or_default();
+    let mut parts = vec![requirements.as_str(), warmup.as_str(), program];
+    parts.extend(data.keys().map(String::as_str));
+    digest(&parts)
+}
+
 /// Names an environment by what is in it.
 fn environment_digest(interpreter: &Interpreter, requirements: &str) -> String {
     let version = interpreter.version.map(|part| part.to_string()).join(".");
@@ -152,7 +227,7 @@ fn environment_digest(interpreter: &Interpreter, requirements: &str) -> String {
 
 /// Names a template by all that makes a difference to what runs in it.
 fn template_digest(environment: &str, spec: &TemplateSpec, worker: &str) -> String {
-    let TemplateSpec { requirements: _, warmup, data, limits } = spec;
+    let TemplateSpec { requirements: _, warmup, data, program: _, limits } = spec;
     let limits = format!("{} MiB, {} processors", limits.memory_mb, limits.cpu_count);
     let mut parts = vec![environment.to_owned(), warmup.clone(), limits, worker.to_owned()];
     for (name, folder) in data {
@@ -172,7 +247,12 @@ fn digest(parts: &[&str]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn store_error(path: &Path) -> impl FnOnce(io::Error) -> TemplateError {
+/// SHA-256 in hexadecimal digits.
+fn digest_of(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn store_error(path: &Path) -> impl FnOnce(io::Error) -> TemplateError {
     let path = path.to_owned();
     move |cause| TemplateError::Store { path, cause }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use sandpit_messages::id::NodeId;
 
 use super::*;
-use crate::local::options::{Bounds, CgroupChoice};
+use crate::local::options::{Bounds, CgroupChoice, Layers};
 
 /// A folder of its own for each test, removed at its end.
 struct Scratch(PathBuf);
@@ -74,6 +74,7 @@ impl Scratch {
             huge_pages: false,
             bounds: Bounds::default(),
             templates: BTreeMap::new(),
+            layers: Layers::default(),
         }
     }
 
@@ -97,6 +98,7 @@ fn spec(requirements: &str) -> TemplateSpec {
         requirements: requirements.to_owned(),
         warmup: "import tiny".to_owned(),
         data: BTreeMap::new(),
+        program: None,
         limits: Limits { memory_mb: 512, cpu_count: 1 },
     }
 }

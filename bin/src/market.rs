@@ -12,6 +12,8 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
+use crate::cli::exit::Exit;
+
 /// The package, and the wheel of it whose hash is known.
 const PACKAGE: &str = "skfolio";
 const VERSION: &str = "1.12.2";
@@ -112,6 +114,27 @@ pub enum MarketError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Market {
+    /// The file of prices, as `market.prices` takes it.
+    pub fn prices(&self) -> PathBuf {
+        self.folder.join(PRICES)
+    }
+}
+
+impl MarketError {
+    /// How a program ends that needed prices.
+    pub const fn exit(&self) -> Exit {
+        match self {
+            // Once there is a network, the same command works.
+            Self::NotFetched { .. } => Exit::Unavailable,
+            Self::NoPython { .. }
+            | Self::OtherBytes { .. }
+            | Self::NotUnpacked { .. }
+            | Self::Disk { .. } => Exit::Failed,
+        }
+    }
 }
 
 /// Prices below `home`, fetched with `python` unless they are there.

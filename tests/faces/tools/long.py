@@ -1,0 +1,88 @@
+"""Long calls: they say how far they are, and being given up ends their work.
+
+usage: long.py stdio|http
+"""
+
+import sys
+import time
+
+import anyio
+from faces import FACES, run
+
+
+async def progress(face, sandbox):
+    told = []
+
+    async def hear(done, total, message):
+        told.append((time.monotonic(), done, message))
+
+    begun = time.monotonic()
+    lines = "import time\nfor n in range(40):\n    print(n, flush=True)\n    time.sleep(0.1)"
+    ran = await face.client.call_tool(
+        "execute_e2b_process", {"sandbox_id": sandbox, "code": lines}, progress_callback=hear
+    )
+    took = time.monotonic() - begun
+    assert not ran.is_error and ran.structured_content["stdout"].endswith("39\n")
+    numbers = [done for _, done, _ in told]
+    assert numbers == sorted(set(numbers)), f"progress goes on: {numbers}"
+    assert 4 <= len(told) <= 4 * took + 3, f"{len(told)} reports in {took:.1f} s"
+    assert any("lines of output" in message for _, _, message in told), told
+    print(f"{len(told)} reports in {took:.1f} s, the last: {told[-1][2]}")
+
+    told.clear()
+    await face.client.call_tool(
+        "execute_e2b_process", {"sandbox_id": sandbox, "command": "sleep 5"}, progress_callback=hear
+    )
+    gaps = [later - earlier for (earlier, *_), (later, *_) in zip(told, told[1:])]
+    assert max(gaps) < 2.6, f"silence of {max(gaps):.1f} s"
+
+
+async def give_up(face, sandbox):
+    """The mark is written every 50 ms as long as the work goes on."""
+    work = "while true; do date +%s%N > /home/user/mark; sleep 0.05; done"
+    with anyio.move_on_after(1.5):
+        await face.client.call_tool(
+            "execute_e2b_process", {"sandbox_id": sandbox, "command": work, "timeout": 60}
+        )
+
+    async def mark():
+        code = "import os\nprint(open('/home/user/mark').read() if os.path.exists('/home/user/mark') else '')"
+        ran = await face.ask("execute_e2b_process", sandbox_id=sandbox, code=code)
+        return ran["stdout"].strip()
+
+    until = time.monotonic() + 5
+    while True:
+        first = await mark()
+        await anyio.sleep(0.3)
+        if first and first == await mark():
+            break
+        assert time.monotonic() < until, "the work goes on although nobody wants it"
+    print("giving a call up ended its work")
+
+
+async def give_up_create(face):
+    """A sandbox made for a caller that left is ended. The name finds it, if it is there."""
+    before = await face.ask("list_e2b_sandboxes", status_filter="running")
+    with anyio.move_on_after(0.001):
+        await face.client.call_tool("create_e2b_sandbox", {"name": "given-up"})
+    until = time.monotonic() + 10
+    while True:
+        now = await face.ask("list_e2b_sandboxes", status_filter="running")
+        ended = await face.ask("list_e2b_sandboxes", status_filter="stopped", name_prefix="given-up")
+        if now["total_count"] == before["total_count"]:
+            print(f"a sandbox nobody waited for: {ended['total_count']} made and ended, none left")
+            return
+        assert time.monotonic() < until, now.body
+        await anyio.sleep(0.05)
+
+
+async def main():
+    async with FACES[sys.argv[1]]() as face:
+        created = await face.ask("create_e2b_sandbox", name="long")
+        await progress(face, created["sandbox_id"])
+        await give_up(face, created["sandbox_id"])
+        await give_up_create(face)
+        await face.ask("terminate_e2b_sandbox", sandbox_id=created["sandbox_id"])
+
+
+run(main)
