@@ -37,6 +37,9 @@ const ENDS_MAX: usize = 6;
 const END_MAX: Duration = Duration::from_secs(10);
 const END_PAUSE: Duration = Duration::from_secs(1);
 
+/// Longest it is waited for an agent to leave the place it had before.
+const HALT_MAX: Duration = Duration::from_secs(5);
+
 /// What an answer needs beside the work itself.
 const HOP: Duration = Duration::from_secs(5);
 
@@ -114,6 +117,8 @@ pub(crate) async fn furnish(
         return Err(Refusal::Unsupported { what: "running agents".to_owned() });
     };
     let tenant = plan.tenant.clone();
+    // It may be at work where it was before, and not know yet that its sandbox is gone.
+    agents.halt(tenant.clone(), agent, ports.clock.now() + HALT_MAX).await;
     agents.launch(Launch { agent, sandbox, tenant, plan: Arc::new(of) }).await
 }
 

@@ -21,6 +21,8 @@ pub enum Exit {
     Quota,
     /// Not to be had now; asking again may help.
     Unavailable,
+    /// Done in part; the rest waits for an operator.
+    Waits,
     /// `doctor` found a fault, or `probe` no node.
     Faulty,
     /// There is no nats-server and none could be had.
@@ -48,6 +50,7 @@ Exit codes:
   5    in conflict with what exists
   6    a quota or budget is used up
   7    not to be had now: no node, busy, or timed out; asking again may help
+  8    done in part; the rest waits for an operator's approval
   9    `sandpit doctor` found a fault, or `sandpit probe` no node
   69   there is no nats-server and none could be had
   70   the node gave up: an actor failed too often
@@ -72,6 +75,7 @@ impl Exit {
             Self::Conflict => 5,
             Self::Quota => 6,
             Self::Unavailable => 7,
+            Self::Waits => 8,
             Self::Faulty => 9,
             Self::NoServer => 69,
             Self::Internal => 70,
@@ -109,6 +113,7 @@ mod tests {
             Conflict,
             Quota,
             Unavailable,
+            Waits,
             Faulty,
             NoServer,
             Internal,

@@ -8,6 +8,7 @@ pub mod progress;
 mod agent;
 mod config;
 mod demo;
+mod deployment;
 mod doctor;
 mod env;
 mod exec;
@@ -16,6 +17,7 @@ mod mcp;
 mod pool;
 mod probe;
 mod sandbox;
+mod swarm;
 mod template;
 mod up;
 
@@ -60,6 +62,12 @@ enum Verb {
     /// Create, list, look at and end sandboxes.
     #[command(subcommand)]
     Sandbox(sandbox::Verb),
+    /// Keep so many equal sandboxes running, and change how many.
+    #[command(subcommand)]
+    Deployment(deployment::Verb),
+    /// Make, look at, fill and end swarms of agents.
+    #[command(subcommand)]
+    Swarm(swarm::Verb),
     /// List templates, write sandboxes down as such, carry them from node to node.
     #[command(subcommand)]
     Template(template::Verb),
@@ -132,6 +140,8 @@ fn dispatch(arguments: Arguments, out: Out) -> Result<Exit, Failure> {
         Verb::DemoAgent => demo::agent(&settings),
         Verb::Exec(arguments) => arguments.run(&settings, out),
         Verb::Sandbox(verb) => verb.run(&settings, out),
+        Verb::Deployment(verb) => verb.run(&settings, out),
+        Verb::Swarm(verb) => verb.run(&settings, out),
         Verb::Template(verb) => verb.run(&settings, out),
         Verb::Market(verb) => verb.run(&settings, out),
         Verb::Agent(verb) => verb.run(&settings, out),

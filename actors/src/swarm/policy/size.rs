@@ -141,9 +141,12 @@ impl Swarms {
 
     fn wants_looks(&self) -> bool {
         let needs = |swarm: &Swarm| {
-            swarm.record.stopped.is_none() || !swarm.members.is_empty() || swarm.stopping.is_some()
+            let lives = swarm.record.stopped.is_none() || swarm.stopping.is_some();
+            lives || !swarm.members.is_empty()
         };
-        !self.closing && self.swarms.values().any(needs)
+        // What was shut down in an earlier life may have left agents.
+        let first = self.looks == 0 && !self.swarms.is_empty();
+        !self.closing && (first || self.swarms.values().any(needs))
     }
 
     /// The next moment at which time alone changes a decision.
