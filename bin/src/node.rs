@@ -135,7 +135,7 @@ impl Node {
             node: id,
             run,
         };
-        let actors = node::start(ports, limits::node(&config)).await;
+        let actors = Box::pin(node::start(ports, limits::node(&config))).await;
         let mut actors = actors.map_err(|error| unusable_bus().caused_by(&error))?;
         bus.barrier().await.map_err(|error| unusable_bus().caused_by(&error))?;
         actors.tree.watch_thread(STALL_MAX, end_stalled);

@@ -107,8 +107,9 @@ fn export_of(sandbox: SandboxId, name: &str, data: bool) -> ExportRequest {
 /// What is below the store's folder of that name.
 fn names(scratch: &Scratch, folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(scratch.0.join(folder)).expect("a folder");
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .collect();
     names.retain(|name| !name.ends_with(".lock"));
     names.sort();
     names

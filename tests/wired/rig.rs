@@ -54,7 +54,7 @@ impl Rig {
         let bus = MemoryBus::new(clock, 7);
         let (client, fake) = (bus.connect(), Arc::new(Fake::new(script)));
         let keys = bus.kv(entry::bucket()).await.expect("a bucket");
-        let rig = Self::on(clock, bus, client, keys, fake, limits, 1).await;
+        let rig = Box::pin(Self::on(clock, bus, client, keys, fake, limits, 1)).await;
         tokio::time::sleep(SECOND).await;
         rig
     }
@@ -108,7 +108,7 @@ impl Rig {
         patience: Duration,
     ) -> Result<R::Reply, Problem> {
         let body = Codec::MessagePack.encode(ask);
-        let answer = self.send(subject, headers, body, patience).await?;
+        let answer = Box::pin(self.send(subject, headers, body, patience)).await?;
         Ok(Codec::MessagePack.decode(&answer.body).expect("a reply in the codec of the question"))
     }
 

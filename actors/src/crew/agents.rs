@@ -56,7 +56,6 @@ pub fn order(launch: Launch) -> Result<Arc<Order>, Refusal> {
     let ask = RunAgent {
         agent_id: None,
         sandbox_id: sandbox,
-        agent_id: None,
         agent_type: plan.agent_type.clone(),
         symbols: plan.symbols.clone(),
         strategy_params: plan.params.clone(),

@@ -36,7 +36,7 @@ pub(super) enum Verb {
         instances: Option<i64>,
         /// What each is and does, as JSON.
         #[arg(long, value_name = "JSON", default_value = "{}", value_parser = object)]
-        configuration: Configuration,
+        configuration: Box<Configuration>,
     },
     /// Change how many instances a deployment has.
     Scale {
@@ -61,7 +61,7 @@ pub(super) fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(Value::String(text.to_owned())).map_err(|error| error.to_string())
 }
 
-fn object(text: &str) -> Result<Configuration, String> {
+fn object(text: &str) -> Result<Box<Configuration>, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
@@ -72,7 +72,7 @@ impl Verb {
             Self::Status { deployment } => show(&session, Some(deployment), out).await,
             Self::Deploy { name, category, instances, configuration } => {
                 let instances = instances.or(configuration.instances);
-                let configuration = Configuration { instances, ..configuration };
+                let configuration = Configuration { instances, ..*configuration };
                 deploy(&session, Deploy { template_name: name, category, configuration }, out).await
             }
             Self::Scale { deployment, count, auto } => {

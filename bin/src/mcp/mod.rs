@@ -44,7 +44,7 @@ const LIST_TTL_MS: u64 = 60_000;
 const SETTLE_MAX: Duration = Duration::from_secs(6);
 
 /// What an assistant is told when it connects.
-const INSTRUCTIONS: &str = "sandpit gives you isolated sandboxes to run code in. Begin with \
+const INSTRUCTIONS: &str = "Isolated sandboxes to run code in. Begin with \
     create_e2b_sandbox and keep the sandbox_id it answers; run code with execute_e2b_process \
     (`code` is a Python cell whose variables stay, `command` a shell line); end with \
     terminate_e2b_sandbox. An answer with isError says in `detail` which argument was wrong, what \

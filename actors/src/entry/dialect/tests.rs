@@ -1,6 +1,6 @@
 use sandpit_messages::deployment::{Deploy, Scale};
 use sandpit_messages::exec::Exec;
-use sandpit_messages::sandbox::{Create, GetStatus, List};
+use sandpit_messages::sandbox::{Create, List, Terminate};
 use sandpit_messages::schema;
 use serde_json::json;
 
@@ -68,8 +68,8 @@ fn what_is_wrong_is_named_with_what_came_and_what_is_taken() {
     check(fault::<Exec>(json!({ "cache": { "age": 1 } })), "cache.age", "unknown");
     check(fault::<List>(json!({ "status_filter": "some" })), "status_filter", "\"some\"");
     check(fault::<List>(json!({ "cursor": "x" })), "cursor", "\"x\"");
-    check(fault::<GetStatus>(json!({})), "sandbox_id", "missing");
-    check(fault::<GetStatus>(json!({ "sandbox_id": null })), "sandbox_id", "missing");
+    check(fault::<Terminate>(json!({})), "sandbox_id", "missing");
+    check(fault::<Terminate>(json!({ "sandbox_id": null })), "sandbox_id", "missing");
 }
 
 #[test]
