@@ -218,8 +218,8 @@ async fn call(request: CallToolRequestParams, context: &Asked) -> Answer<CallToo
             vec![ContentBlock::text("done")]
         }
         "test_missing_capability" => {
-            let needed = rmcp::model::ClientCapabilities::builder().enable_elicitation().build();
-            if context.client_capabilities().is_none_or(|own| own.elicitation.is_none()) {
+            let needed = rmcp::model::ClientCapabilities::builder().enable_sampling().build();
+            if context.client_capabilities().is_none_or(|own| own.sampling.is_none()) {
                 return Err(ErrorData::missing_required_client_capability(needed));
             }
             vec![ContentBlock::text("done")]
