@@ -218,7 +218,8 @@ async fn call(request: CallToolRequestParams, context: &Asked) -> Answer<CallToo
             vec![ContentBlock::text("done")]
         }
         "test_missing_capability" => {
-            let needed = rmcp::model::ClientCapabilities::builder().enable_sampling().build();
+            let mut needed = rmcp::model::ClientCapabilities::default();
+            needed.sampling = Some(Default::default());
             if context.client_capabilities().is_none_or(|own| own.sampling.is_none()) {
                 return Err(ErrorData::missing_required_client_capability(needed));
             }

@@ -221,6 +221,11 @@ impl Entry {
             if stopped.pnl.is_none() {
                 notes.push("no agent had a paper account with a bar in it".to_owned());
             }
+            if stopped.saved {
+                let kept = "what is saved are its record, its agents' fills while this node lives, and its \
+                            totals; what its programs held in memory is gone";
+                notes.push(kept.to_owned());
+            }
             Ok(SwarmStopped {
                 swarm_id: swarm,
                 status: if gone { StopStatus::Stopped } else { StopStatus::ShuttingDown },

@@ -1,6 +1,6 @@
 //! A template in one file: a tar archive of regular files, in one order, with one spelling.
 //!
-//! What is read must be, byte for byte, what [`write`] would have written: the first entry is the
+//! What is read must be, byte for byte, what [`write()`] would have written: the first entry is the
 //! recipe, and everything after it is what the recipe says. So an archive cannot hold a link, a
 //! device, a path that leaves its folder, a file more or one that grows when it is read.
 
