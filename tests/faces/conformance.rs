@@ -71,7 +71,7 @@ fn every_scenario_that_the_latest_revision_requires_passes() {
 
 #[test]
 fn the_inspector_lists_and_calls_every_tool() {
-    let node = Node::start(&[]);
+    let node = crate::tools::node();
     let programs = Programs::with(INSPECTOR);
     let url = format!("http://{}/mcp", node.ready["http"].as_str().expect("an address"));
     let stdio = [PROGRAM, "--data", node.data().to_str().expect("a name"), "mcp"];
@@ -129,9 +129,10 @@ fn call_the_others(call: &dyn Fn(&str, &[&str]) -> Value, sandbox: &str) {
     assert_eq!(text(&status, "status"), "running");
     let exported = expect(&call("export_e2b_template", &[sandbox, "template_name=inspected"]));
     assert_eq!(text(&exported, "template_name"), "inspected");
-    // This node has no prices, and says so instead of inventing some.
-    let agent = call("run_e2b_agent", &[sandbox, "agent_type=monitor", "symbols=SPY"]);
-    assert!(agent.to_string().contains("SPY") || agent.to_string().contains("price"), "{agent}");
+    let agent = ["agent_type=monitor", "symbols=KO", "wait=120"];
+    let agent = expect(&call("run_e2b_agent", &[&[sandbox][..], &agent].concat()));
+    assert_eq!(text(&agent, "status"), "completed", "{agent}");
+    assert!(agent["results"]["data"]["rows"].as_u64() > Some(100), "{agent}");
 
     let configuration = r#"configuration={"template":"base","instances":2}"#;
     let deploy = ["template_name=inspected", "category=custom", configuration];
@@ -144,7 +145,7 @@ fn call_the_others(call: &dyn Fn(&str, &[&str]) -> Value, sandbox: &str) {
 
     let begun = expect(&call("init_e2b_swarm", &["topology=mesh", "maxAgents=4"]));
     let swarm = format!("swarm_id={}", text(&begun, "swarm_id"));
-    let member = [swarm.as_str(), "agent_type=monitor", "symbols=SPY"];
+    let member = [swarm.as_str(), "agent_type=analyzer", "symbols=KO,JPM"];
     // The first of a template waits until it is built; a refusal says when to ask again.
     let added = (0..BUILD_ASKS).find_map(|_| {
         let answer = call("deploy_trading_agent", &member);
@@ -156,7 +157,7 @@ fn call_the_others(call: &dyn Fn(&str, &[&str]) -> Value, sandbox: &str) {
     let scaled = ["target_agents=2", "scale_mode=immediate"];
     let scaled = expect(&call("scale_swarm", &[&[swarm.as_str()][..], &scaled].concat()));
     assert_eq!(scaled["target_agents"], json!(2), "{scaled}");
-    let run = ["strategy=monitor", "timeout=20"];
+    let run = ["strategy=analyzer", "timeout=120"];
     let ran = expect(&call("execute_swarm_strategy", &[&[swarm.as_str()][..], &run].concat()));
     assert!(ran["execution_id"].is_string(), "{ran}");
     let health = expect(&call("monitor_swarm_health", &[&swarm]));

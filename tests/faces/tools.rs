@@ -27,7 +27,7 @@ fn symbols() -> Vec<String> {
 }
 
 /// A node with real prices, for agents to trade on.
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let fetched = prices();
     let file = fetched["prices"].as_str().expect("a path");
     let market = &fetched["market"];
