@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -77,7 +78,13 @@ fn serve(listener: std::net::TcpListener, routes: Router, stopped: oneshot::Rece
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         runtime.block_on(async {
-            let served = axum::serve(TcpListener::from_std(listener)?, routes);
+            // An answer of two small packets must not wait 40 ms for the first to be acknowledged.
+            let listener = TcpListener::from_std(listener)?.tap_io(|connection| {
+                if let Err(error) = connection.set_nodelay(true) {
+                    tracing::debug!(%error, "answers on this connection may be late");
+                }
+            });
+            let served = axum::serve(listener, routes);
             tokio::select! {
                 ended = served.into_future() => ended,
                 // Dropped with what it belongs to.
