@@ -13,6 +13,7 @@ use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options};
 use sandpit_sandbox::local::{Launcher, LocalProvider, entry, template};
+use sandpit_sandbox::provider::contexts::Shown;
 use sandpit_sandbox::provider::{
     CreateRequest, ExecEvent, ExecRequest, Progress, ProviderError, Work,
 };
@@ -143,9 +144,9 @@ async fn run(
     number: u64,
     code: &str,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let cell = Work::Cell { code: code.to_owned(), params: None };
+    let cell = Work::Cell { code: code.to_owned(), params: None, context: None };
     let events = work(provider, sandbox, number, cell).await?;
-    if !events.contains(&ExecEvent::Result("2".to_owned())) {
+    if !events.contains(&ExecEvent::Shown(Shown::value("2"))) {
         return Err(format!("{events:?}").into());
     }
     Ok(())

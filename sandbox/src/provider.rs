@@ -9,11 +9,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::sandbox::LimitsEnforced;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{broadcast, mpsc};
 
+pub mod contexts;
+pub mod files;
 mod layer;
+pub mod processes;
 
+use contexts::{ContextId, Contexts, Shown};
+use files::{FileFault, Files};
 pub use layer::{Archive, Arrival, Contents, ExportRequest, Layer, Piece};
+use processes::{ProcessFault, Processes};
 
 /// Makes sandboxes, runs code in them, destroys them.
 ///
@@ -110,11 +117,86 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
     /// Interrupts a running execution as if its time were over. Not an error if it ended already.
     async fn interrupt(&self, sandbox: SandboxId, exec: ExecId) -> Result<(), ProviderError>;
 
+    /// Files of sandboxes, if it gives access to them; so with the next four.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unsupported`] if it does not.
+    fn files(&self) -> Result<&dyn Files, ProviderError> {
+        Err(ProviderError::unsupported("access to files"))
+    }
+
+    /// Processes that live on their own.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unsupported`] if it has none.
+    fn processes(&self) -> Result<&dyn Processes, ProviderError> {
+        Err(ProviderError::unsupported("a process of its own"))
+    }
+
+    /// Interpreters beside the default one.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unsupported`] if it has none.
+    fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Err(ProviderError::unsupported("a second context"))
+    }
+
+    /// Stopping sandboxes without ending them.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unsupported`] if it cannot.
+    fn pausing(&self) -> Result<&dyn Pausing, ProviderError> {
+        Err(ProviderError::unsupported("pausing a sandbox"))
+    }
+
+    /// Reaching what listens inside a sandbox.
+    ///
+    /// # Errors
+    /// [`ProviderError::Unsupported`] if it cannot.
+    fn ports(&self) -> Result<&dyn Ports, ProviderError> {
+        Err(ProviderError::unsupported("reaching a port of a sandbox"))
+    }
+
     /// What a sandbox uses now.
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError>;
 
     /// Sandboxes that ended without being asked to. A hint: who must know lists.
     fn endings(&self) -> broadcast::Receiver<Ending>;
+}
+
+/// Stops sandboxes and lets them go on.
+#[async_trait]
+pub trait Pausing: Send + Sync {
+    /// Stops everything in a sandbox. Time limits of what runs in it stand still; anything but
+    /// resuming, listing and destroying it is [`ProviderError::Paused`] until then. One that is
+    /// paused already stays so.
+    async fn pause(&self, sandbox: SandboxId) -> Result<(), ProviderError>;
+
+    /// Lets it go on where it stopped. One that runs goes on running.
+    async fn resume(&self, sandbox: SandboxId) -> Result<(), ProviderError>;
+}
+
+/// Reaches what listens inside sandboxes.
+#[async_trait]
+pub trait Ports: Send + Sync {
+    /// A TCP connection to a port of the sandbox's own loopback address; `None` if nobody listens
+    /// there.
+    async fn dial(
+        &self,
+        sandbox: SandboxId,
+        port: u16,
+    ) -> Result<Option<Box<dyn Duplex>>, ProviderError>;
+}
+
+/// A connection that is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Duplex")
+    }
 }
 
 /// What a provider is.
@@ -236,6 +318,8 @@ pub enum Work {
         code: String,
         /// JSON that the cell finds in its variable `params`.
         params: Option<String>,
+        /// Where it runs; without it in the default context.
+        context: Option<ContextId>,
     },
     /// A line for `/bin/sh -c`.
     Line(String),
@@ -274,8 +358,8 @@ pub enum ExecEvent {
     Stdout(Bytes),
     /// It wrote to standard error.
     Stderr(Bytes),
-    /// The representation of a cell's last expression.
-    Result(String),
+    /// A cell shows something: the value of its last expression, or what it asked to be shown.
+    Shown(Shown),
     /// A cell raised.
     Raised {
         /// Class of the exception.
@@ -443,6 +527,52 @@ pub enum ProviderError {
         /// What was asked.
         what: String,
     },
+    /// Something cannot be done with a path.
+    #[error("{path} {fault}")]
+    File {
+        /// The path as it was asked for.
+        path: String,
+        /// Why.
+        fault: FileFault,
+    },
+    /// Something cannot be done with a process.
+    #[error("{process} {fault}")]
+    Process {
+        /// Which, in words.
+        process: String,
+        /// Why.
+        fault: ProcessFault,
+    },
+    /// No such context.
+    #[error("there is no context {0}")]
+    NoSuchContext(ContextId),
+    /// The sandbox is paused. It has to be resumed first.
+    #[error("sandbox {0} is paused")]
+    Paused(SandboxId),
+    /// It is asked too often, and says when to ask again.
+    #[error("the provider wants to be asked again after {} ms", after.as_millis())]
+    Throttled {
+        /// How long not to ask.
+        after: Duration,
+    },
+    /// It does not know who asks. Asking again changes nothing until the key is mended.
+    #[error("the provider refuses our key: {why}")]
+    Denied {
+        /// In its words.
+        why: String,
+    },
+    /// It says that what is asked is wrong. Asking again changes nothing.
+    #[error("the provider refuses this: {why}")]
+    Refused {
+        /// In its words.
+        why: String,
+    },
+    /// Time was over before it answered.
+    #[error("the provider did not answer in time")]
+    Timeout {
+        /// Whether it may have been done all the same.
+        maybe_done: bool,
+    },
     /// A bound of the machine or the plan is reached.
     #[error("out of {what}")]
     Quota {
@@ -465,18 +595,60 @@ pub enum ProviderError {
     },
 }
 
+/// What a failure means to whoever decides what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The same call may succeed a little later.
+    Transient,
+    /// It may succeed after this long, and not before.
+    Throttled(Duration),
+    /// A bound is reached: not here until something is given back, perhaps elsewhere.
+    Quota,
+    /// The call is wrong, wherever and whenever it is made.
+    Permanent,
+    /// Not here; perhaps at a provider that can.
+    Unsupported,
+    /// The provider does not accept us: somebody has to mend the key.
+    Denied,
+    /// The sandbox is not there any more.
+    Gone,
+}
+
 impl ProviderError {
-    /// Whether the same call may succeed a little later.
-    pub const fn is_transient(&self) -> bool {
+    /// Not something this provider does.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into() }
+    }
+
+    /// What it means. The one table that everything else reads.
+    pub const fn class(&self) -> Class {
         match self {
-            Self::Failed { .. } | Self::Busy { .. } | Self::Quota { .. } => true,
-            Self::Gone(_)
-            | Self::NoSuchTemplate { .. }
+            Self::Failed { .. } | Self::Busy { .. } | Self::Timeout { .. } => Class::Transient,
+            Self::Throttled { after } => Class::Throttled(*after),
+            Self::Quota { .. } => Class::Quota,
+            Self::Unsupported { .. } => Class::Unsupported,
+            Self::Denied { .. } => Class::Denied,
+            Self::Gone(_) => Class::Gone,
+            Self::NoSuchTemplate { .. }
             | Self::TemplateBroken { .. }
             | Self::NotBuilt { .. }
             | Self::Rejected { .. }
             | Self::TooLarge { .. }
-            | Self::Unsupported { .. } => false,
+            | Self::File { .. }
+            | Self::Process { .. }
+            | Self::NoSuchContext(_)
+            | Self::Paused(_)
+            | Self::Refused { .. } => Class::Permanent,
         }
+    }
+
+    /// Whether the same call may succeed a little later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self.class(), Class::Transient | Class::Throttled(_) | Class::Quota)
+    }
+
+    /// Whether it may have been done although nobody said so.
+    pub const fn maybe_done(&self) -> bool {
+        matches!(self, Self::Failed { maybe_done: true, .. } | Self::Timeout { maybe_done: true })
     }
 }

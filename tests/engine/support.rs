@@ -165,7 +165,7 @@ impl Engine {
                 ExecEvent::Started { .. } => {}
                 ExecEvent::Stdout(bytes) => ran.out += &String::from_utf8_lossy(&bytes),
                 ExecEvent::Stderr(bytes) => ran.err += &String::from_utf8_lossy(&bytes),
-                ExecEvent::Result(text) => ran.shown = text,
+                ExecEvent::Shown(value) => ran.shown = value.text().unwrap_or_default().to_owned(),
                 ExecEvent::Raised { name, value, .. } => ran.raised = Some((name, value)),
                 ExecEvent::Done(done) => (ran.done, ended) = (done, true),
             }
@@ -204,7 +204,7 @@ impl Engine {
 }
 
 pub(crate) fn cell(code: &str) -> Work {
-    Work::Cell { code: code.to_owned(), params: None }
+    Work::Cell { code: code.to_owned(), params: None, context: None }
 }
 
 pub(crate) fn request() -> ExecRequest {

@@ -82,6 +82,7 @@ pub(super) fn of(order: &Order, work: &Work, time_max: Duration) -> ExecOrder {
         work: provider::Work::Cell {
             code: format!("{PRELUDE}sandpit_stage.{call}(params)\n"),
             params: Some(params.to_string()),
+            context: None,
         },
         files,
         env: BTreeMap::new(),

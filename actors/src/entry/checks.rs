@@ -286,7 +286,7 @@ fn code_of(code: String, language: Language, params: Option<&Value>) -> Result<W
         return Err(invalid("params", "with another language", "params only with Python"));
     }
     Ok(match language {
-        Language::Python => Work::Cell { code, params: params.map(canonical) },
+        Language::Python => Work::Cell { code, params: params.map(canonical), context: None },
         Language::Sh => Work::Line(code),
         Language::Node => Work::Program(vec!["node".to_owned(), "-e".to_owned(), code]),
     })

@@ -47,7 +47,7 @@ impl Key {
         fields.add(template.as_bytes());
         fields.add(digest.as_bytes());
         match &order.work {
-            Work::Cell { code, params } => {
+            Work::Cell { code, params, context: _ } => {
                 fields.add(b"cell");
                 fields.add(code.as_bytes());
                 fields.add(params.as_deref().unwrap_or_default().as_bytes());
@@ -223,7 +223,11 @@ pub(crate) mod tests {
         Order {
             tenant: Tenant::local(),
             place: Place::Fresh("base".to_owned()),
-            work: Work::Cell { code: "1 + 1".to_owned(), params: Some("{}".to_owned()) },
+            work: Work::Cell {
+                code: "1 + 1".to_owned(),
+                params: Some("{}".to_owned()),
+                context: None,
+            },
             files: BTreeMap::new(),
             env: BTreeMap::new(),
             cwd: None,
@@ -242,11 +246,19 @@ pub(crate) mod tests {
         let changed = [
             Order { work: Work::Line("1 + 1".to_owned()), ..base.clone() },
             Order {
-                work: Work::Cell { code: "1 + 2".to_owned(), params: Some("{}".to_owned()) },
+                work: Work::Cell {
+                    code: "1 + 2".to_owned(),
+                    params: Some("{}".to_owned()),
+                    context: None,
+                },
                 ..base.clone()
             },
             Order {
-                work: Work::Cell { code: "1 + 1".to_owned(), params: Some("[]".to_owned()) },
+                work: Work::Cell {
+                    code: "1 + 1".to_owned(),
+                    params: Some("[]".to_owned()),
+                    context: None,
+                },
                 ..base.clone()
             },
             Order { work: Work::Program(vec!["1".to_owned(), " + 1".to_owned()]), ..base.clone() },

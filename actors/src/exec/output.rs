@@ -65,7 +65,11 @@ pub(super) async fn run(
             Some(ExecEvent::Started { pid: started }) => pid = started,
             Some(ExecEvent::Stdout(bytes)) => stdout.take_in(bytes).await,
             Some(ExecEvent::Stderr(bytes)) => stderr.take_in(bytes).await,
-            Some(ExecEvent::Result(text)) => shown = Some(text),
+            Some(ExecEvent::Shown(value)) if value.is_main => {
+                shown = value.text().map(str::to_owned)
+            }
+            // What a tool shows is text; who wants pictures asks a face that has them.
+            Some(ExecEvent::Shown(_)) => {}
             Some(ExecEvent::Raised { name, value, traceback }) => {
                 raised = Some(Raised { name, value, traceback });
             }

@@ -154,7 +154,7 @@ pub(super) async fn once(
 ) -> Result<Duration, BenchError> {
     let request = ExecRequest {
         exec: ExecId::minted(rand::random()),
-        work: Work::Cell { code: code.to_owned(), params: None },
+        work: Work::Cell { code: code.to_owned(), params: None, context: None },
         files: std::collections::BTreeMap::new(),
         env: std::collections::BTreeMap::new(),
         cwd: None,

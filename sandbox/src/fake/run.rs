@@ -10,6 +10,7 @@ use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::script::{Sentence, sentences};
 use super::{Place, World, end, now};
+use crate::provider::contexts::Shown;
 use crate::provider::{Done, Ending, ExecEvent, ExecRequest, KilledBy, Outcome, Work};
 
 /// What a stubborn program gets between the interrupt and its end.
@@ -88,8 +89,10 @@ impl Run {
                 Sentence::Sleep(time) | Sentence::Stubborn(time) => {
                     tokio::time::sleep(time).await;
                 }
-                Sentence::Value(text) => self.tell(ExecEvent::Result(text)).await,
-                Sentence::Count => self.tell(ExecEvent::Result(before.to_string())).await,
+                Sentence::Value(text) => self.tell(ExecEvent::Shown(Shown::value(text))).await,
+                Sentence::Count => {
+                    self.tell(ExecEvent::Shown(Shown::value(before.to_string()))).await
+                }
                 Sentence::Raise(name) => {
                     let (value, traceback) = ("as written".to_owned(), "line 1".to_owned());
                     self.tell(ExecEvent::Raised { name, value, traceback }).await;

@@ -81,7 +81,11 @@ async fn parameters_files_environment_and_folder_are_there_before_the_cell() {
     let code = "import os, sub.mod\n(params['a'], open('data.txt').read(), os.environ['X'], \
                 os.getcwd(), sub.mod.y)";
     let request = ExecRequest {
-        work: Work::Cell { code: code.to_owned(), params: Some(r#"{"a": [1, 2.5]}"#.to_owned()) },
+        work: Work::Cell {
+            code: code.to_owned(),
+            params: Some(r#"{"a": [1, 2.5]}"#.to_owned()),
+            context: None,
+        },
         files: BTreeMap::from([
             ("data.txt".to_owned(), Bytes::from("text")),
             ("sub/mod.py".to_owned(), Bytes::from("y = 7\n")),

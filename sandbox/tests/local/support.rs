@@ -100,7 +100,7 @@ impl Ran {
             ExecEvent::Started { pid } => self.pid = pid,
             ExecEvent::Stdout(bytes) => self.stdout.push_str(&String::from_utf8_lossy(&bytes)),
             ExecEvent::Stderr(bytes) => self.stderr.push_str(&String::from_utf8_lossy(&bytes)),
-            ExecEvent::Result(text) => self.result = Some(text),
+            ExecEvent::Shown(value) => self.result = value.text().map(str::to_owned),
             ExecEvent::Raised { name, value, traceback } => {
                 self.raised = Some((name, value, traceback));
             }
@@ -122,7 +122,7 @@ pub(crate) fn request(work: Work) -> ExecRequest {
 }
 
 pub(crate) fn cell(code: &str) -> ExecRequest {
-    request(Work::Cell { code: code.to_owned(), params: None })
+    request(Work::Cell { code: code.to_owned(), params: None, context: None })
 }
 
 pub(crate) fn line(line: &str) -> ExecRequest {

@@ -205,7 +205,7 @@ impl Trial<'_> {
         self.made += 1;
         let request = ExecRequest {
             exec: ExecId::minted(u128::from(self.made)),
-            work: Work::Cell { code: code.to_owned(), params: None },
+            work: Work::Cell { code: code.to_owned(), params: None, context: None },
             files: BTreeMap::new(),
             env: BTreeMap::new(),
             cwd: None,
@@ -216,7 +216,7 @@ impl Trial<'_> {
         let mut shown = String::new();
         while let Some(event) = stream.next().await {
             match event {
-                ExecEvent::Result(text) => shown = text,
+                ExecEvent::Shown(value) => shown = value.text().unwrap_or_default().to_owned(),
                 ExecEvent::Raised { name, value, .. } => shown = format!("{name}: {value}"),
                 ExecEvent::Started { .. }
                 | ExecEvent::Stdout(_)

@@ -411,7 +411,7 @@ impl Engine {
                     let said = String::from_utf8_lossy(&said).trim().to_owned();
                     return (done.outcome, said);
                 }
-                ExecEvent::Started { .. } | ExecEvent::Result(_) | ExecEvent::Raised { .. } => {}
+                ExecEvent::Started { .. } | ExecEvent::Shown(_) | ExecEvent::Raised { .. } => {}
             }
         }
         (Outcome::Lost, String::new())

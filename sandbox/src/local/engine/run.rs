@@ -111,7 +111,7 @@ pub(super) async fn run(
     let stopping = Stopping::new(started, request.time_max, engine.options.bounds.grace);
     let mut run = Run { engine, sandbox, events, interrupt, stopping, started };
     let mut ended = match &request.work {
-        Work::Cell { code, params } => run.cell(&request, code, params.as_deref()).await,
+        Work::Cell { code, params, .. } => run.cell(&request, code, params.as_deref()).await,
         Work::Line(line) => {
             run.command(&request, &["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]).await
         }

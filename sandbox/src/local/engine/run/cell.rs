@@ -16,6 +16,7 @@ use super::super::link::WorkerStage;
 use super::super::sandbox::{Context, NoWorker, READ_MAX, write_all};
 use super::output::{Output, Read};
 use super::{Ended, NotWritten, Run, listen, pass_one, peak_memory};
+use crate::provider::contexts::Shown;
 use crate::provider::{ExecEvent, ExecRequest, Outcome};
 
 /// From the end of a worker's channel to the keeper's word that it ended. Past this it closed
@@ -155,7 +156,7 @@ impl Run {
                 told.context_kept = !self.stopping.killed();
                 // Whoever asked may have gone.
                 if let Some(text) = said.result {
-                    let _ = self.events.send(ExecEvent::Result(text)).await;
+                    let _ = self.events.send(ExecEvent::Shown(Shown::value(text))).await;
                 }
                 if let Some(raised) = said.raised {
                     let _ = self.events.send(raised).await;
