@@ -23,8 +23,8 @@ use crate::provider::files::Files;
 use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
-    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
-    Sample, SandboxInfo, TemplateInfo,
+    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Ports, Progress, Provider,
+    ProviderError, Sample, SandboxInfo, TemplateInfo,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
@@ -171,6 +171,10 @@ impl Provider for LocalProvider {
     }
 
     fn processes(&self) -> Result<&dyn Processes, ProviderError> {
+        Ok(self)
+    }
+
+    fn ports(&self) -> Result<&dyn Ports, ProviderError> {
         Ok(self)
     }
 

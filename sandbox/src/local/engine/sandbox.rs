@@ -22,7 +22,9 @@ use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::ports::CONNECTIONS_MAX;
 use super::processes::Table;
+use super::watches::Watches;
 use super::{Engine, Template};
 
 /// Longest a worker may take from its order to its hello. It takes about 3 ms; the keeper gives
@@ -67,13 +69,22 @@ pub(super) struct Sandbox {
 pub(super) struct Io {
     /// Turns of jobs.
     pub(super) jobs: Arc<Semaphore>,
+    /// Places for connections to its ports.
+    pub(super) connections: Arc<Semaphore>,
     /// Processes that live on their own.
     pub(super) processes: Table,
+    /// Directories that somebody watches.
+    pub(super) watches: Watches,
 }
 
 impl Io {
     fn new() -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            processes: Table::default(),
+            watches: Watches::default(),
+        }
     }
 }
 
