@@ -6,7 +6,9 @@
 mod cells;
 mod commands;
 mod files;
+mod ports;
 mod processes;
 mod support;
 mod tree;
 mod unprivileged;
+mod watches;
