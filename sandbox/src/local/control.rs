@@ -366,8 +366,6 @@ pub(super) struct Files {
 pub(super) struct ForkOrder {
     /// How the keeper calls the order.
     pub(super) order: u64,
-    /// Whether Landlock rules are among the descriptors.
-    pub(super) landlock: bool,
     /// Whether the worker is born in its group, or joins it.
     pub(super) clone_into: bool,
 }

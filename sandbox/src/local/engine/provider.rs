@@ -336,11 +336,12 @@ impl Engine {
         };
         *kept = Some(Arc::clone(&skeleton));
         *lock(&skeleton.owner) = Some(id);
+        // The zygote forks while the skeleton stands up.
+        let worker = self.attach(template, &skeleton).await;
+        self.want_spares(template);
         if let Err(why) = skeleton.built().await {
             return Err(failed(format!("its namespaces could not be built: {why}")));
         }
-        let worker = self.attach(template, &skeleton).await;
-        self.want_spares(template);
         let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
         let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
         sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);
