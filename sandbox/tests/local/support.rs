@@ -82,6 +82,7 @@ pub(crate) struct Ran {
     /// Name, text and traceback.
     pub(crate) raised: Option<(String, String, String)>,
     pub(crate) pid: u32,
+    pub(crate) count: Option<u64>,
     pub(crate) done: Option<Done>,
 }
 
@@ -97,7 +98,7 @@ impl Ran {
     fn take(&mut self, event: ExecEvent) {
         assert_eq!(self.done, None, "nothing follows the end: {event:?}");
         match event {
-            ExecEvent::Started { pid } => self.pid = pid,
+            ExecEvent::Started { pid, count } => (self.pid, self.count) = (pid, count),
             ExecEvent::Stdout(bytes) => self.stdout.push_str(&String::from_utf8_lossy(&bytes)),
             ExecEvent::Stderr(bytes) => self.stderr.push_str(&String::from_utf8_lossy(&bytes)),
             ExecEvent::Shown(value) => self.result = value.text().map(str::to_owned),

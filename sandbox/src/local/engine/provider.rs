@@ -383,6 +383,7 @@ impl Engine {
         }
         let group = group_limits(limits, self.options.bounds.pids);
         sandbox.skeleton.group.set_limits(group).map_err(failed)?;
+        *lock(&sandbox.limits) = limits;
         let bytes = rlimits::data_of(memory);
         *lock(&sandbox.data) = Some(bytes);
         sandbox.skeleton.order(&ToInit::Data { bytes }, &[]).await.map_err(failed)
@@ -418,15 +419,20 @@ impl Engine {
             return Err(gone);
         };
         let used = skeleton.group.usage().map_err(failed)?;
-        Ok(match used {
-            Some(used) => Sample {
-                cpu: used.cpu,
-                memory: used.memory,
-                disk,
-                processes: used.pids,
-                source: "cgroup",
-            },
-            None => Sample { disk, processes, ..run::usage_by_proc(sandbox) },
+        let source = if used.is_some() { "cgroup" } else { "proc" };
+        let used = used.unwrap_or_else(|| run::usage_by_proc(sandbox));
+        let limits = *lock(&sandbox.limits);
+        let bounds = &self.options.bounds;
+        Ok(Sample {
+            cpu: used.cpu,
+            cpu_count: limits.cpu_count,
+            memory: used.memory,
+            memory_cache: used.memory_cache,
+            memory_max: u64::from(limits.memory_mb) * MIB,
+            disk,
+            disk_max: bounds.home_bytes + bounds.tmp_bytes + bounds.shm_bytes,
+            processes: if source == "cgroup" { used.pids } else { processes },
+            source,
         })
     }
 }

@@ -16,14 +16,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
-use super::super::cgroup::none;
+use super::super::cgroup::{GroupUsage, none};
 use super::super::control::{self, Files, FromInit, ToInit};
 use super::super::state::{Effect, Event, Stopping};
 use super::super::sys;
 use super::Engine;
 use super::link::lock;
 use super::sandbox::Sandbox;
-use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Sample, Work};
+use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Work};
 
 mod cell;
 mod command;
@@ -267,19 +267,13 @@ fn peak_memory(pid: i32) -> u64 {
 }
 
 /// What a sandbox uses where no group counts it.
-pub(super) fn usage_by_proc(sandbox: &Sandbox) -> Sample {
+pub(super) fn usage_by_proc(sandbox: &Sandbox) -> GroupUsage {
     let pid = sandbox.context.try_lock().ok().and_then(|context| Some(context.as_ref()?.outer));
     let namespace =
         pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| none::pid_namespace(pid).ok());
     let used = namespace.and_then(|namespace| none::survey().ok()?.remove(&namespace));
     let used = used.unwrap_or_default();
-    Sample {
-        cpu: used.cpu,
-        memory: used.resident,
-        disk: 0,
-        processes: used.threads,
-        source: "proc",
-    }
+    GroupUsage { cpu: used.cpu, memory: used.resident, pids: used.threads, ..GroupUsage::default() }
 }
 
 /// Environment of a command: ours, its holder's, its own.

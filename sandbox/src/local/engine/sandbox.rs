@@ -22,6 +22,7 @@ use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::link::{Place, Skeleton, WorkerStage, lock};
 use super::{Engine, Template};
+use crate::provider::Limits;
 
 /// Longest a worker may take from its order to its hello. It takes about 3 ms; the keeper gives
 /// up before.
@@ -50,6 +51,8 @@ pub(super) struct Sandbox {
     pub(super) queued: AtomicUsize,
     /// Of its template, and of its holder.
     pub(super) env: Mutex<BTreeMap<String, String>>,
+    /// What it may use now.
+    pub(super) limits: Mutex<Limits>,
     /// Bytes of data of each process, if its holder asked for other limits than the template's.
     pub(super) data: Mutex<Option<u64>>,
     /// Executions that can be interrupted.
@@ -61,6 +64,7 @@ pub(super) struct Sandbox {
 impl Sandbox {
     pub(super) fn new(id: SandboxId, template: Arc<Template>, skeleton: Arc<Skeleton>) -> Self {
         let env = Mutex::new(template.top.env.clone());
+        let limits = Mutex::new(template.info.limits);
         Self {
             id,
             template,
@@ -68,6 +72,7 @@ impl Sandbox {
             context: tokio::sync::Mutex::new(None),
             queued: AtomicUsize::new(0),
             env,
+            limits,
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),

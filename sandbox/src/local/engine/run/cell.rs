@@ -129,7 +129,8 @@ impl Run {
         let mut streams = [Output::new(kept), Output::new(kept)];
         let mut said = Said::default();
         // Whoever asked may have gone, and then the loop finds out.
-        let _ = self.events.try_send(ExecEvent::Started { pid: context.pid });
+        let started = ExecEvent::Started { pid: context.pid, count: Some(id) };
+        let _ = self.events.try_send(started);
         let mut decoder = std::mem::take(&mut context.decoder);
         let order = (id, &order[..]);
         let end = self.watch(context, &mut decoder, order, &mut streams, &mut said).await;
