@@ -37,6 +37,7 @@ use super::template::interpreter::{Interpreter, NoInterpreter};
 use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
+mod contexts;
 mod hub;
 mod layer;
 mod life;

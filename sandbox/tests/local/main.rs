@@ -5,6 +5,7 @@
 
 mod cells;
 mod commands;
+mod contexts;
 mod support;
 mod tree;
 mod unprivileged;

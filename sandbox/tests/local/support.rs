@@ -10,6 +10,7 @@ use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
+use sandpit_sandbox::provider::contexts::{ContextId, Shown};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, ProviderError, Work,
 };
@@ -79,6 +80,7 @@ pub(crate) struct Ran {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) result: Option<String>,
+    pub(crate) shown: Vec<Shown>,
     /// Name, text and traceback.
     pub(crate) raised: Option<(String, String, String)>,
     pub(crate) pid: u32,
@@ -101,7 +103,12 @@ impl Ran {
             ExecEvent::Started { pid, count } => (self.pid, self.count) = (pid, count),
             ExecEvent::Stdout(bytes) => self.stdout.push_str(&String::from_utf8_lossy(&bytes)),
             ExecEvent::Stderr(bytes) => self.stderr.push_str(&String::from_utf8_lossy(&bytes)),
-            ExecEvent::Shown(value) => self.result = value.text().map(str::to_owned),
+            ExecEvent::Shown(shown) => {
+                if shown.is_main {
+                    self.result = shown.text().map(str::to_owned);
+                }
+                self.shown.push(shown);
+            }
             ExecEvent::Raised { name, value, traceback } => {
                 self.raised = Some((name, value, traceback));
             }
@@ -124,6 +131,11 @@ pub(crate) fn request(work: Work) -> ExecRequest {
 
 pub(crate) fn cell(code: &str) -> ExecRequest {
     request(Work::Cell { code: code.to_owned(), params: None, context: None })
+}
+
+pub(crate) fn cell_in(context: &ContextId, code: &str) -> ExecRequest {
+    let context = Some(context.clone());
+    request(Work::Cell { code: code.to_owned(), params: None, context })
 }
 
 pub(crate) fn line(line: &str) -> ExecRequest {

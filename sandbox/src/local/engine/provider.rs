@@ -19,16 +19,22 @@ use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox};
 use super::template::Template;
 use super::{Engine, LocalProvider, MIB, group_limits, run};
+use crate::provider::contexts::Contexts;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
     ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
-    Sample, SandboxInfo, TemplateInfo,
+    Sample, SandboxInfo, TemplateInfo, Work,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
-pub(super) const ZYGOTE: &str = include_str!("../../../python/zygote.py");
-pub(super) const WORKER: &str = include_str!("../../../python/worker.py");
-pub(super) const HOME: &str = include_str!("../../../python/home.py");
+pub(super) const PROGRAMS: [(&str, &str); 6] = [
+    ("home.py", include_str!("../../../python/home.py")),
+    ("notebook/IPython/__init__.py", include_str!("../../../python/notebook/IPython/__init__.py")),
+    ("notebook/IPython/display.py", include_str!("../../../python/notebook/IPython/display.py")),
+    ("shown.py", include_str!("../../../python/shown.py")),
+    ("worker.py", include_str!("../../../python/worker.py")),
+    ("zygote.py", include_str!("../../../python/zygote.py")),
+];
 
 /// Longest a zygote may import and warm up. numpy and pandas take half a second.
 pub(super) const WARM_MAX_MS: u64 = 60_000;
@@ -142,6 +148,11 @@ impl Provider for LocalProvider {
         request: ExecRequest,
     ) -> Result<ExecStream, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
+        let context = match &request.work {
+            Work::Cell { context, .. } => context.as_ref(),
+            Work::Line(_) | Work::Program(_) => None,
+        };
+        let turn = sandbox.contexts.turn(context)?;
         let queued_max = self.engine.options.bounds.queued_max;
         let queued = sandbox.queued.fetch_add(1, Ordering::AcqRel);
         let place = run::Queued::new(Arc::clone(&sandbox));
@@ -152,7 +163,7 @@ impl Provider for LocalProvider {
         lock(&sandbox.runs).insert(request.exec, Arc::clone(&interrupt));
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let engine = Arc::clone(&self.engine);
-        tokio::spawn(run::run(engine, place, request, interrupt, events));
+        tokio::spawn(run::run(engine, place, turn, request, interrupt, events));
         Ok(ExecStream::new(stream))
     }
 
@@ -162,6 +173,10 @@ impl Provider for LocalProvider {
         // One permit is kept for an execution that has not begun to listen.
         run.iter().for_each(|run| run.notify_one());
         Ok(())
+    }
+
+    fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Ok(self)
     }
 
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
@@ -350,7 +365,7 @@ impl Engine {
         if !template.top.env.is_empty() {
             sandbox.tell(&worker).await.map_err(failed)?;
         }
-        *sandbox.context.lock().await = Some(worker);
+        *sandbox.contexts.default.worker.lock().await = Some(worker);
         Ok(Arc::new(sandbox))
     }
 
@@ -361,11 +376,12 @@ impl Engine {
         let mut env = sandbox.template.top.env.clone();
         env.extend(lease.env);
         *lock(&sandbox.env) = env;
-        let context = sandbox.context.lock().await;
-        match &*context {
-            Some(worker) => sandbox.tell(worker).await.map_err(failed),
-            None => Ok(()),
+        for context in sandbox.contexts.all() {
+            if let Some(worker) = &*context.worker.lock().await {
+                sandbox.tell(worker).await.map_err(failed)?;
+            }
         }
+        Ok(())
     }
 
     /// Other limits than the template's.
