@@ -6,6 +6,7 @@
 mod cells;
 mod commands;
 mod contexts;
+mod shown;
 mod support;
 mod tree;
 mod unprivileged;

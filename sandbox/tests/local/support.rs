@@ -155,12 +155,20 @@ impl Engine {
     }
 
     pub(crate) async fn create(&self) -> SandboxId {
-        self.try_create().await.expect("a sandbox is made")
+        self.create_from("base").await
+    }
+
+    pub(crate) async fn create_from(&self, template: &str) -> SandboxId {
+        self.try_create_from(template).await.expect("a sandbox is made")
     }
 
     pub(crate) async fn try_create(&self) -> Result<SandboxId, ProviderError> {
+        self.try_create_from("base").await
+    }
+
+    async fn try_create_from(&self, template: &str) -> Result<SandboxId, ProviderError> {
         let sandbox = SandboxId::minted(NodeId::of_bits(1), u128::from(number()));
-        let request = CreateRequest { sandbox, template: "base".to_owned() };
+        let request = CreateRequest { sandbox, template: template.to_owned() };
         self.provider.create(request).await.map(|made| made.sandbox)
     }
 
