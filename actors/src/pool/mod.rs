@@ -3,17 +3,16 @@
 pub mod policy;
 mod questions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::wrap_stream;
 use actix::prelude::*;
 use futures_util::stream;
-use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Granted, Limits, Pool};
+use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Facts, Granted, Limits, Pool, Turn};
 pub use questions::{
-    Acquire, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts, Reap,
-    Release, Retire, Terminate, Use, Used, View,
+    Acquire, AskLease, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts,
+    Reap, Release, Retire, Terminate, Use, Used, View,
 };
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
@@ -26,7 +25,7 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::clock::Clock;
 use crate::metrics::metrics;
-use crate::shell::{Alarm, Ticket, guarded, outcome};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket, outcome};
 use crate::supervise::{Asked, Caller, Life, Signal, heed};
 
 /// A grant that found nobody waiting for it.
@@ -36,10 +35,11 @@ struct Untaken(SandboxId);
 
 /// Whoever waits, by what was asked.
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Acquire { caller: Caller<Result<Granted, Refusal>>, template: String, since: Moment },
     Describe(Caller<Result<TemplateInfo, Refusal>>),
     Use(Caller<Result<Allowed, Refusal>>),
+    Lease(Caller<Result<Facts, Refusal>>),
     Terminate(Caller<Result<Ended, Refusal>>),
     Close(Caller<usize>),
 }
@@ -67,16 +67,14 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct PoolActor {
-    life: Life,
+    core: Core,
     pool: Pool,
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
     /// The provider's kind, for spans and metrics.
     kind: &'static str,
-    askers: BTreeMap<Ticket, (Asker, Span)>,
-    tickets: u64,
-    alarm: Alarm,
+    askers: Askers<(Asker, Span)>,
     gauged: Option<Moment>,
 }
 
@@ -86,87 +84,13 @@ impl PoolActor {
         let templates = ports.provider.templates();
         let (pool, first) = Pool::recover(limits, ports.node, templates, seed);
         Self {
-            life,
+            core: Core::new(life, ports.clock),
             pool,
             first,
             kind: ports.provider.descriptor().kind,
             ports,
-            askers: BTreeMap::new(),
-            tickets: 0,
-            alarm: Alarm::default(),
+            askers: Askers::default(),
             gauged: None,
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        let asked = match event {
-            Event::Acquire { ticket, .. }
-            | Event::Describe { ticket, .. }
-            | Event::Use { ticket, .. }
-            | Event::Terminate { ticket, .. }
-            | Event::Retire { ticket, .. }
-            | Event::Close { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("pool", event, |event| self.pool.step(now, event)) {
-            Some(effects) => {
-                self.carry_out(effects, ctx);
-                let at = self.pool.next_deadline();
-                self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-                self.record_levels(now);
-            }
-            None => {
-                // Whoever asked what broke us should not ask it again; everybody else may.
-                if let Some(ticket) = asked {
-                    self.refuse(ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
-        for effect in effects {
-            let provider = Arc::clone(&self.ports.provider);
-            match effect {
-                Effect::List => {
-                    let listing = async move { provider.list().await };
-                    self.spawn(listing, Span::none(), ctx, |listed, _| match listed {
-                        Ok(found) => {
-                            let survivors = found.into_iter().map(|info| info.sandbox).collect();
-                            Event::Listed { survivors }
-                        }
-                        Err(_) => Event::ListFailed,
-                    });
-                }
-                Effect::Prepare { template } => self.prepare(template, ctx),
-                Effect::Boot { sandbox, template, for_caller } => {
-                    self.boot(sandbox, template, for_caller, ctx);
-                }
-                Effect::Adopt { sandbox, ticket, lease } => {
-                    let lease = Arc::unwrap_or_clone(lease);
-                    let span = info_span!(
-                        parent: self.span_of(Some(ticket)),
-                        "provider.attempt",
-                        sandpit.endpoint = self.kind,
-                        sandpit.operation = "adopt",
-                        sandpit.sandbox.id = %sandbox,
-                    );
-                    let adopting = async move { provider.adopt(sandbox, lease).await };
-                    self.spawn(adopting, span, ctx, move |adopted, _| match adopted {
-                        Ok(()) => Event::Adopted { sandbox },
-                        Err(error) => Event::AdoptFailed { sandbox, error },
-                    });
-                }
-                Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
-                Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
-                Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
-            }
         }
     }
 
@@ -219,6 +143,18 @@ impl PoolActor {
         });
     }
 
+    fn turn(&mut self, sandbox: SandboxId, turn: Turn, ctx: &mut Context<Self>) {
+        let provider = Arc::clone(&self.ports.provider);
+        let turning = async move {
+            match turn {
+                Turn::Pause => provider.pausing()?.pause(sandbox).await,
+                Turn::Resume { .. } => provider.pausing()?.resume(sandbox).await,
+            }
+        };
+        let span = info_span!("sandbox.turn", sandpit.sandbox.id = %sandbox, ?turn);
+        self.spawn(turning, span, ctx, move |outcome, _| Event::Turned { sandbox, turn, outcome });
+    }
+
     fn destroy(&mut self, sandbox: SandboxId, cause: Cause, ctx: &mut Context<Self>) {
         let provider = Arc::clone(&self.ports.provider);
         let kind = self.kind;
@@ -257,21 +193,8 @@ impl PoolActor {
         ctx.spawn(done);
     }
 
-    fn ask(
-        &mut self,
-        asker: Asker,
-        span: Span,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Ticket) -> Event,
-    ) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, (asker, span.clone()));
-        span.in_scope(|| self.step(event(ticket), ctx));
-    }
-
     fn answer(&mut self, ticket: Ticket, answer: Answer, ctx: &mut Context<Self>) {
-        let Some((asker, span)) = self.askers.remove(&ticket) else { return };
+        let Some((asker, span)) = self.askers.take(ticket) else { return };
         match (asker, answer) {
             (Asker::Acquire { caller, template, .. }, Answer::Granted(granted)) => {
                 let (result, source) =
@@ -289,6 +212,7 @@ impl PoolActor {
             // For all others nothing is lost with an answer that nobody waits for.
             (Asker::Describe(caller), Answer::Described(info)) => drop(caller.answer(Ok(info))),
             (Asker::Use(caller), Answer::Allowed(allowed)) => drop(caller.answer(Ok(allowed))),
+            (Asker::Lease(caller), Answer::Facts(facts)) => drop(caller.answer(Ok(facts))),
             (Asker::Terminate(caller), Answer::Ended(ended)) => drop(caller.answer(Ok(ended))),
             (Asker::Close(caller), Answer::Closed { left }) => drop(caller.answer(left)),
             (asker, answer) => {
@@ -297,25 +221,8 @@ impl PoolActor {
         }
     }
 
-    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        let Some((asker, span)) = self.askers.remove(&ticket) else { return };
-        span.record("sandpit.outcome", tracing::field::display(&refusal));
-        match asker {
-            Asker::Acquire { caller, template, since } => {
-                let waited = self.ports.clock.now().since(since);
-                metrics().claimed(&template, "refused", waited);
-                drop(caller.answer(Err(refusal)));
-            }
-            Asker::Describe(caller) => drop(caller.answer(Err(refusal))),
-            Asker::Use(caller) => drop(caller.answer(Err(refusal))),
-            Asker::Terminate(caller) => drop(caller.answer(Err(refusal))),
-            // Dropped, it says by itself that the pool failed.
-            Asker::Close(_) => (),
-        }
-    }
-
     fn span_of(&self, ticket: Option<Ticket>) -> Span {
-        let asker = ticket.and_then(|ticket| self.askers.get(&ticket));
+        let asker = ticket.and_then(|ticket| self.askers.get(ticket));
         asker.map_or_else(Span::none, |(_, span)| span.clone())
     }
 
@@ -333,6 +240,107 @@ impl PoolActor {
         metrics().live("ready", self.pool.alive() - leased);
         metrics().live("booting", self.pool.booting());
         metrics().live("ending", self.pool.ending());
+    }
+}
+
+impl Shell for PoolActor {
+    const NAME: &'static str = "pool";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.pool.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.pool.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Acquire { ticket, .. }
+            | Event::Describe { ticket, .. }
+            | Event::Use { ticket, .. }
+            | Event::Ask { ticket, .. }
+            | Event::Terminate { ticket, .. }
+            | Event::Retire { ticket, .. }
+            | Event::Close { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let provider = Arc::clone(&self.ports.provider);
+        match effect {
+            Effect::List => {
+                let listing = async move { provider.list().await };
+                self.spawn(listing, Span::none(), ctx, |listed, _| match listed {
+                    Ok(found) => {
+                        let survivors = found.into_iter().map(|info| info.sandbox).collect();
+                        Event::Listed { survivors }
+                    }
+                    Err(_) => Event::ListFailed,
+                });
+            }
+            Effect::Prepare { template } => self.prepare(template, ctx),
+            Effect::Boot { sandbox, template, for_caller } => {
+                self.boot(sandbox, template, for_caller, ctx);
+            }
+            Effect::Adopt { sandbox, ticket, lease } => {
+                let lease = Arc::unwrap_or_clone(lease);
+                let span = info_span!(
+                    parent: self.span_of(Some(ticket)),
+                    "provider.attempt",
+                    sandpit.endpoint = self.kind,
+                    sandpit.operation = "adopt",
+                    sandpit.sandbox.id = %sandbox,
+                );
+                let adopting = async move { provider.adopt(sandbox, lease).await };
+                self.spawn(adopting, span, ctx, move |adopted, _| match adopted {
+                    Ok(()) => Event::Adopted { sandbox },
+                    Err(error) => Event::AdoptFailed { sandbox, error },
+                });
+            }
+            Effect::Turn { sandbox, turn } => self.turn(sandbox, turn, ctx),
+            Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
+            Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
+            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
+        }
+    }
+
+    fn stepped(&mut self) {
+        self.record_levels(self.core.clock.now());
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        let Some((asker, span)) = self.askers.take(ticket) else { return };
+        span.record("sandpit.outcome", tracing::field::display(&refusal));
+        match asker {
+            Asker::Acquire { caller, template, since } => {
+                let waited = self.ports.clock.now().since(since);
+                metrics().claimed(&template, "refused", waited);
+                drop(caller.answer(Err(refusal)));
+            }
+            Asker::Describe(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Use(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Lease(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Terminate(caller) => drop(caller.answer(Err(refusal))),
+            // Dropped, it says by itself that the pool failed.
+            Asker::Close(_) => (),
+        }
+    }
+}
+
+impl Answering for PoolActor {
+    type Asker = (Asker, Span);
+
+    fn askers(&mut self) -> &mut Askers<(Asker, Span)> {
+        &mut self.askers
     }
 }
 
@@ -357,7 +365,7 @@ impl Actor for PoolActor {
         });
         ctx.spawn(heard.finish());
         let first = std::mem::take(&mut self.first);
-        self.carry_out(first, ctx);
+        self.carry_out_all(first, ctx);
     }
 }
 
@@ -378,7 +386,11 @@ impl Handler<Asked<Acquire>> for PoolActor {
         );
         let (template, since) = (order.template.clone(), self.ports.clock.now());
         let asker = Asker::Acquire { caller, template, since };
-        self.ask(asker, span, ctx, |ticket| Event::Acquire { ticket, order, until });
+        self.ask((asker, span.clone()), &span, ctx, |ticket| Event::Acquire {
+            ticket,
+            order,
+            until,
+        });
     }
 }
 
@@ -389,7 +401,7 @@ impl Handler<Asked<Describe>> for PoolActor {
         let (Describe { template, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Describe { ticket, template, until };
-        self.ask(Asker::Describe(caller), span, ctx, event);
+        self.ask((Asker::Describe(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -400,7 +412,18 @@ impl Handler<Asked<Use>> for PoolActor {
         let (Use { tenant, sandbox, exec, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Use { ticket, tenant, sandbox, exec, until };
-        self.ask(Asker::Use(caller), span, ctx, event);
+        self.ask((Asker::Use(caller), span.clone()), &span, ctx, event);
+    }
+}
+
+impl Handler<Asked<AskLease>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<AskLease>, ctx: &mut Context<Self>) {
+        let (AskLease { tenant, sandbox, ask, until }, caller) = asked.open();
+        let span = caller.span().clone();
+        let event = |ticket| Event::Ask { ticket, tenant, sandbox, ask, until };
+        self.ask((Asker::Lease(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -423,7 +446,7 @@ impl Handler<Asked<Terminate>> for PoolActor {
         let (Terminate { tenant, sandbox, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Terminate { ticket, tenant, sandbox, until };
-        self.ask(Asker::Terminate(caller), span, ctx, event);
+        self.ask((Asker::Terminate(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -434,7 +457,7 @@ impl Handler<Asked<Retire>> for PoolActor {
         let (Retire { tenant, sandbox, drained }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Retire { ticket, tenant, sandbox, drained };
-        self.ask(Asker::Terminate(caller), span, ctx, event);
+        self.ask((Asker::Terminate(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -479,7 +502,10 @@ impl Handler<Asked<Close>> for PoolActor {
     fn handle(&mut self, asked: Asked<Close>, ctx: &mut Context<Self>) {
         let (Close { until }, caller) = asked.open();
         let span = caller.span().clone();
-        self.ask(Asker::Close(caller), span, ctx, |ticket| Event::Close { ticket, until });
+        self.ask((Asker::Close(caller), span.clone()), &span, ctx, |ticket| Event::Close {
+            ticket,
+            until,
+        });
     }
 }
 
