@@ -38,6 +38,7 @@ use super::template::interpreter::{Interpreter, NoInterpreter};
 use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
+mod contexts;
 mod files;
 mod hub;
 mod job;
