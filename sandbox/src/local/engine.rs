@@ -45,6 +45,7 @@ mod job;
 mod layer;
 mod life;
 mod link;
+mod ports;
 mod prepare;
 mod processes;
 mod provider;
@@ -52,6 +53,7 @@ mod run;
 mod sandbox;
 mod template;
 mod watchdog;
+mod watches;
 
 use hub::Hub;
 use link::{Skeleton, lock};

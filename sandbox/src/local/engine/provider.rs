@@ -24,8 +24,8 @@ use crate::provider::files::Files;
 use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
-    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
-    Sample, SandboxInfo, TemplateInfo, Work,
+    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Ports, Progress, Provider,
+    ProviderError, Sample, SandboxInfo, TemplateInfo, Work,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
@@ -186,6 +186,10 @@ impl Provider for LocalProvider {
     }
 
     fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Ok(self)
+    }
+
+    fn ports(&self) -> Result<&dyn Ports, ProviderError> {
         Ok(self)
     }
 

@@ -23,8 +23,10 @@ use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::contexts::{Context, Contexts};
 use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::ports::CONNECTIONS_MAX;
 use super::processes::Table;
 use super::run::HOME;
+use super::watches::Watches;
 use super::{Engine, Template};
 use crate::provider::Limits;
 
@@ -71,13 +73,22 @@ pub(super) struct Sandbox {
 pub(super) struct Io {
     /// Turns of jobs.
     pub(super) jobs: Arc<Semaphore>,
+    /// Places for connections to its ports.
+    pub(super) connections: Arc<Semaphore>,
     /// Processes that live on their own.
     pub(super) processes: Table,
+    /// Directories that somebody watches.
+    pub(super) watches: Watches,
 }
 
 impl Io {
     fn new() -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            processes: Table::default(),
+            watches: Watches::default(),
+        }
     }
 }
 
