@@ -42,6 +42,7 @@ mod hub;
 mod layer;
 mod life;
 mod link;
+mod pause;
 mod prepare;
 mod provider;
 mod run;

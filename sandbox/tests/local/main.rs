@@ -6,6 +6,7 @@
 mod cells;
 mod commands;
 mod contexts;
+mod pause;
 mod shown;
 mod support;
 mod tree;
