@@ -45,6 +45,7 @@ mod job;
 mod layer;
 mod life;
 mod link;
+mod pause;
 mod ports;
 mod prepare;
 mod processes;

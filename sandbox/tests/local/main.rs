@@ -7,6 +7,7 @@ mod cells;
 mod commands;
 mod contexts;
 mod files;
+mod pause;
 mod processes;
 mod shown;
 mod support;
