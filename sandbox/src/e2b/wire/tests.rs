@@ -150,7 +150,7 @@ fn a_client_streams_input_in_envelopes() {
     decoder.push(&sent);
     let mut pids = Vec::new();
     let mut typed = Vec::new();
-    while let Ok(Some(Envelope::Message(json))) = decoder.next() {
+    while let Ok(Some(Envelope::Message(json))) = decoder.pull() {
         match serde_json::from_slice(&json).expect("a message") {
             process::StreamInputRequest::Start(start) => pids.extend(start.process.pid),
             process::StreamInputRequest::Data { input } => {
@@ -183,7 +183,7 @@ fn events(pieces: &[&[u8]]) -> Result<Vec<Event>, BadEnvelope> {
     let mut events = Vec::new();
     for piece in pieces {
         decoder.push(piece);
-        while let Some(envelope) = decoder.next()? {
+        while let Some(envelope) = decoder.pull()? {
             match envelope {
                 Envelope::Message(json) => {
                     let said: process::StreamResponse = serde_json::from_slice(&json).expect("it");
@@ -244,7 +244,7 @@ fn errors_of_streams_come_in_the_last_envelope() {
     let mut decoder = Decoder::default();
     decoder.push(&envelope([2, 0, 0, 0, 0x50], captured));
     let error = ConnectError::new(Code::NotFound, "process with pid 999999 not found");
-    assert_eq!(decoder.next(), Ok(Some(Envelope::End(Some(error.clone())))));
+    assert_eq!(decoder.pull(), Ok(Some(Envelope::End(Some(error.clone())))));
     let ours = envelope::end(Some(error));
     assert_eq!(ours[0], 2);
     assert_eq!(
@@ -262,7 +262,7 @@ fn what_is_no_envelope_is_refused() {
     let check = |bytes: &[u8]| {
         let mut decoder = Decoder::default();
         decoder.push(bytes);
-        decoder.next()
+        decoder.pull()
     };
     assert_eq!(check(&[1, 0, 0, 0, 0]), Err(BadEnvelope::Compressed));
     assert_eq!(check(&[3, 0, 0, 0, 0]), Err(BadEnvelope::Compressed));
@@ -391,10 +391,10 @@ proptest! {
     fn no_bytes_break_the_decoders(bytes in vec(any::<u8>(), 0..300)) {
         let mut envelopes = Decoder::default();
         envelopes.push(&bytes);
-        while let Ok(Some(_)) = envelopes.next() {}
+        while let Ok(Some(_)) = envelopes.pull() {}
         let mut lines = ndjson::Decoder::default();
         lines.push(&bytes);
-        while let Ok(Some(_)) = lines.next() {}
+        while let Ok(Some(_)) = lines.pull() {}
     }
 
     #[test]
@@ -402,13 +402,13 @@ proptest! {
         texts in vec(any::<String>(), 1..8),
         cut in 1..64_usize,
     ) {
-        let mut bytes: Vec<u8> = texts.iter().flat_map(|text| envelope::message(text)).collect();
+        let mut bytes: Vec<u8> = texts.iter().flat_map(envelope::message).collect();
         bytes.extend(envelope::end(None));
         let mut decoder = Decoder::default();
         let mut out = Vec::new();
         for piece in bytes.chunks(cut) {
             decoder.push(piece);
-            while let Some(Envelope::Message(json)) = decoder.next().expect("well formed") {
+            while let Some(Envelope::Message(json)) = decoder.pull().expect("well formed") {
                 out.push(serde_json::from_slice::<String>(&json).expect("a text"));
             }
         }
@@ -418,14 +418,14 @@ proptest! {
 
     #[test]
     fn any_text_survives_a_line_of_ascii(texts in vec(any::<String>(), 1..8), cut in 1..64_usize) {
-        let bytes: Vec<u8> = texts.iter().flat_map(|text| ndjson::line(text)).collect();
+        let bytes: Vec<u8> = texts.iter().flat_map(ndjson::line).collect();
         prop_assert!(bytes.is_ascii());
         prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), texts.len());
         let mut decoder = ndjson::Decoder::default();
         let mut out = Vec::new();
         for piece in bytes.chunks(cut) {
             decoder.push(piece);
-            while let Some(line) = decoder.next().expect("short") {
+            while let Some(line) = decoder.pull().expect("short") {
                 out.push(serde_json::from_slice::<String>(&line).expect("a text"));
             }
         }
