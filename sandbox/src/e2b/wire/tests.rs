@@ -14,6 +14,7 @@ use super::envelope::{self, BadEnvelope, Decoder, ENVELOPE_MAX, Envelope};
 use super::fault::*;
 use super::filesystem as fs;
 use super::interpreter::{self as interpreter, Line};
+use super::multipart::{self, Piece};
 use super::ndjson;
 use super::process::{self as process, Event};
 use super::signature::{Operation, Signed};
@@ -386,6 +387,44 @@ fn signatures_are_those_that_the_sdks_print() {
     );
 }
 
+/// The upload of several files, as it was captured.
+const UPLOAD: (&str, &[u8]) = (
+    "multipart/form-data; boundary=d246af81d31e89fb701e61efde5fa85b",
+    b"--d246af81d31e89fb701e61efde5fa85b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"m1.txt\"\r\nContent-Type: text/plain\r\n\r\n1\r\n--d246af81d31e89fb701e61efde5fa85b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/var/m2.bin\"\r\nContent-Type: application/octet-stream\r\n\r\n\x00\x01\r\n--d246af81d31e89fb701e61efde5fa85b--\r\n",
+);
+
+/// Names and contents of all parts, if they are whole.
+fn parts(content_type: &str, pieces: &[&[u8]]) -> Option<Vec<(String, Vec<u8>)>> {
+    let mut decoder = multipart::Decoder::of(content_type).expect("a boundary");
+    let mut parts: Vec<(String, Vec<u8>)> = Vec::new();
+    for piece in pieces {
+        decoder.push(piece);
+        while let Some(piece) = decoder.pull().ok()? {
+            match piece {
+                Piece::Part { filename, .. } => parts.push((filename?, Vec::new())),
+                Piece::Data(bytes) => parts.last_mut()?.1.extend_from_slice(&bytes),
+                Piece::PartEnd | Piece::End => {}
+            }
+        }
+    }
+    decoder.is_whole().then_some(parts)
+}
+
+#[test]
+fn uploaded_files_are_told_apart_wherever_they_are_cut() {
+    let (content_type, bytes) = UPLOAD;
+    let whole = parts(content_type, &[bytes]).expect("two files");
+    let expected = [("m1.txt".to_owned(), b"1".to_vec()), ("/var/m2.bin".to_owned(), vec![0, 1])];
+    assert_eq!(whole, expected);
+    for at in 0..bytes.len() {
+        assert_eq!(parts(content_type, &[&bytes[..at], &bytes[at..]]), Some(whole.clone()));
+    }
+    let kind = "multipart/form-data; boundary=\"b\"";
+    let quoted = b"--b\r\ncontent-disposition: form-data; name=file; filename=\"a\\\"\\\\%22 \xc3\xa9\"\r\n\r\n\r\n--b--";
+    assert_eq!(parts(kind, &[quoted]), Some(vec![("a\"\\%22 é".to_owned(), Vec::new())]));
+    assert!(multipart::Decoder::of("application/octet-stream").is_none());
+}
+
 proptest! {
     #[test]
     fn no_bytes_break_the_decoders(bytes in vec(any::<u8>(), 0..300)) {
@@ -395,6 +434,9 @@ proptest! {
         let mut lines = ndjson::Decoder::default();
         lines.push(&bytes);
         while let Ok(Some(_)) = lines.pull() {}
+        let mut parts = multipart::Decoder::of("multipart/form-data; boundary=b").expect("one");
+        parts.push(&bytes);
+        while let Ok(Some(_)) = parts.pull() {}
     }
 
     #[test]
