@@ -5,6 +5,8 @@
 
 mod cells;
 mod commands;
+mod files;
+mod processes;
 mod support;
 mod tree;
 mod unprivileged;

@@ -19,6 +19,8 @@ use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox};
 use super::template::Template;
 use super::{Engine, LocalProvider, MIB, group_limits, run};
+use crate::provider::files::Files;
+use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
     ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
@@ -164,6 +166,14 @@ impl Provider for LocalProvider {
         Ok(())
     }
 
+    fn files(&self) -> Result<&dyn Files, ProviderError> {
+        Ok(self)
+    }
+
+    fn processes(&self) -> Result<&dyn Processes, ProviderError> {
+        Ok(self)
+    }
+
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
         self.engine.sample(&sandbox).await
@@ -186,6 +196,7 @@ impl Engine {
             ("PATH", PATH),
             ("HOME", "/home/user"),
             ("USER", "user"),
+            ("LOGNAME", "user"),
             ("LANG", "C.UTF-8"),
             ("PYTHONDONTWRITEBYTECODE", "1"),
             // One thread each: a threaded zygote cannot fork safely, and a sandbox has one
@@ -336,11 +347,12 @@ impl Engine {
         };
         *kept = Some(Arc::clone(&skeleton));
         *lock(&skeleton.owner) = Some(id);
+        // The zygote forks while the skeleton stands up.
+        let worker = self.attach(template, &skeleton).await;
+        self.want_spares(template);
         if let Err(why) = skeleton.built().await {
             return Err(failed(format!("its namespaces could not be built: {why}")));
         }
-        let worker = self.attach(template, &skeleton).await;
-        self.want_spares(template);
         let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
         let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
         sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);

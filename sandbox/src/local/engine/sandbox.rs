@@ -13,14 +13,16 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::io::Interest;
-use tokio::sync::{Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 
 use super::super::cgroup::none;
 use super::super::control::{ToInit, ToKeeper};
 use super::super::lockdown::rlimits::SumHeldBy;
 use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
+use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::processes::Table;
 use super::{Engine, Template};
 
 /// Longest a worker may take from its order to its hello. It takes about 3 ms; the keeper gives
@@ -56,6 +58,23 @@ pub(super) struct Sandbox {
     pub(super) runs: Mutex<BTreeMap<ExecId, Arc<Notify>>>,
     /// Kills for lack of memory that were told already.
     pub(super) oom_kills: AtomicU64,
+    /// What its holder does with files, processes and ports.
+    pub(super) io: Io,
+}
+
+/// What goes on in a sandbox beside its executions.
+#[derive(Debug)]
+pub(super) struct Io {
+    /// Turns of jobs.
+    pub(super) jobs: Arc<Semaphore>,
+    /// Processes that live on their own.
+    pub(super) processes: Table,
+}
+
+impl Io {
+    fn new() -> Self {
+        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+    }
 }
 
 impl Sandbox {
@@ -71,6 +90,7 @@ impl Sandbox {
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),
+            io: Io::new(),
         }
     }
 
