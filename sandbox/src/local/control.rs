@@ -314,6 +314,13 @@ pub(super) enum ToInit {
         /// How many.
         bytes: u64,
     },
+    /// Stop everything, or let it go on.
+    Halt {
+        /// How the engine calls the question.
+        command: u64,
+        /// Whether it stops.
+        still: bool,
+    },
     /// Count what runs.
     Count {
         /// How the engine calls the question.
@@ -376,6 +383,13 @@ pub(super) enum FromInit {
         /// Processes it left running.
         survivors: u32,
     },
+    /// Everything was told to stop, or to go on.
+    Halted {
+        /// Which question.
+        command: u64,
+        /// How much of it has not stopped.
+        moving: u32,
+    },
     /// What runs now, beside init.
     Counted {
         /// Which question.
@@ -410,8 +424,6 @@ pub(super) struct Files {
 pub(super) struct ForkOrder {
     /// How the keeper calls the order.
     pub(super) order: u64,
-    /// Whether Landlock rules are among the descriptors.
-    pub(super) landlock: bool,
     /// Whether the worker is born in its group, or joins it.
     pub(super) clone_into: bool,
 }

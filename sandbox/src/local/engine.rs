@@ -38,12 +38,14 @@ use super::template::interpreter::{Interpreter, NoInterpreter};
 use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
+mod contexts;
 mod files;
 mod hub;
 mod job;
 mod layer;
 mod life;
 mod link;
+mod pause;
 mod ports;
 mod prepare;
 mod processes;

@@ -5,9 +5,12 @@
 
 mod cells;
 mod commands;
+mod contexts;
 mod files;
 mod ports;
+mod pause;
 mod processes;
+mod shown;
 mod support;
 mod tree;
 mod unprivileged;
