@@ -149,6 +149,7 @@ async fn start(
     let command = Command { arguments: request.arguments.clone(), env, cwd: cwd.clone() };
     let order = control::sealed_value(&command).map_err(failed)?;
     let (ours, theirs) = Ours::make(request.stdin).map_err(failed)?;
+    let moving = sandbox.pause.keep_moving().await;
     let number = engine.number();
     let mut said = sandbox.skeleton.watch_command(number);
     let files: Vec<_> = std::iter::once(&order).chain(&theirs.files).map(AsFd::as_fd).collect();
@@ -166,6 +167,7 @@ async fn start(
         Ok(Some(_) | None) => return Err(ProviderError::Gone(sandbox.id)),
         Err(_late) => return Err(ProviderError::Timeout { maybe_done: true }),
     };
+    drop(moving);
     let (writable, streams) = ours.connect().map_err(failed)?;
     let info =
         ProcessInfo { pid, arguments: request.arguments, env: request.env, cwd, tag: request.tag };

@@ -273,11 +273,16 @@ async fn watch_end(
     ended.send_replace(Some(if over { ProcessEnd::Deadline } else { end }));
     if over {
         // Others of its session have what is left of the two seconds.
-        while let Some(at) = lifetime.next()
-            && (!clock.goes() || sandbox.pause.now() < at)
-            && skeleton.is_up()
-        {
-            clock.until(at).await;
+        let rest = async {
+            while let Some(at) = lifetime.next()
+                && (!clock.goes() || sandbox.pause.now() < at)
+            {
+                clock.until(at).await;
+            }
+        };
+        tokio::select! {
+            () = rest => {}
+            _ = skeleton.gone() => return,
         }
         // As above.
         let _ = skeleton.order(&ToInit::KillLeft { session: process.info.pid }, &[]).await;
