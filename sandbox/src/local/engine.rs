@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use sandpit_messages::id::SandboxId;
 use sandpit_messages::sandbox::LimitsEnforced;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{Backend, GroupLimits, Stock};
@@ -38,17 +39,22 @@ use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
 mod contexts;
+mod files;
 mod hub;
+mod job;
 mod layer;
 mod life;
 mod link;
 mod pause;
+mod ports;
 mod prepare;
+mod processes;
 mod provider;
 mod run;
 mod sandbox;
 mod template;
 mod watchdog;
+mod watches;
 
 use hub::Hub;
 use link::{Skeleton, lock};
@@ -197,6 +203,8 @@ struct Engine {
     sandboxes: Mutex<BTreeMap<SandboxId, Arc<Entry>>>,
     endings: broadcast::Sender<Ending>,
     numbers: AtomicU64,
+    /// What lives longer than the call that began it, as processes do, is watched here.
+    runtime: Handle,
 }
 
 impl LocalProvider {
@@ -331,6 +339,7 @@ impl Engine {
             sandboxes: Mutex::default(),
             endings: broadcast::Sender::new(ENDINGS_KEPT),
             numbers: AtomicU64::new(0),
+            runtime: Handle::current(),
         });
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)

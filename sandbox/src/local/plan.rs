@@ -151,7 +151,9 @@ pub(super) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urando
 /// The root of a template.
 pub(super) fn template_root(facts: &Facts) -> Plan {
     let mut plan = Plan::default();
-    for folder in ["proc", "dev", "dev/shm", "etc", "opt", "opt/sandpit", "home", "home/user"] {
+    for folder in
+        ["proc", "dev", "dev/shm", "dev/pts", "etc", "opt", "opt/sandpit", "home", "home/user"]
+    {
         plan.add(folder, Entry::Folder);
     }
     for folder in ["tmp", "data", "usr", "run", "var"] {
@@ -205,6 +207,7 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     for name in DEVICES {
         plan.bind(&format!("dev/{name}"), device_source(name), Use::Device);
     }
+    plan.add("dev/ptmx", Entry::Link("pts/ptmx".to_owned()));
     for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         plan.add(&format!("dev/{name}"), Entry::Link(format!("/proc/self/{target}")));

@@ -6,7 +6,9 @@
 mod cells;
 mod commands;
 mod contexts;
+mod files;
 mod pause;
+mod processes;
 mod shown;
 mod support;
 mod tree;

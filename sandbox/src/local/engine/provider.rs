@@ -20,9 +20,11 @@ use super::sandbox::{Entry, NoWorker, Sandbox};
 use super::template::Template;
 use super::{Engine, LocalProvider, MIB, group_limits, run};
 use crate::provider::contexts::Contexts;
+use crate::provider::files::Files;
+use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
-    ExecStream, ExportRequest, Layer, Lease, Limits, Pausing, Piece, Progress, Provider,
+    ExecStream, ExportRequest, Layer, Lease, Limits, Pausing, Piece, Ports, Progress, Provider,
     ProviderError, Sample, SandboxInfo, TemplateInfo, Work,
 };
 
@@ -175,7 +177,19 @@ impl Provider for LocalProvider {
         Ok(())
     }
 
+    fn files(&self) -> Result<&dyn Files, ProviderError> {
+        Ok(self)
+    }
+
+    fn processes(&self) -> Result<&dyn Processes, ProviderError> {
+        Ok(self)
+    }
+
     fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Ok(self)
+    }
+
+    fn ports(&self) -> Result<&dyn Ports, ProviderError> {
         Ok(self)
     }
 
@@ -205,6 +219,7 @@ impl Engine {
             ("PATH", PATH),
             ("HOME", "/home/user"),
             ("USER", "user"),
+            ("LOGNAME", "user"),
             ("LANG", "C.UTF-8"),
             ("PYTHONDONTWRITEBYTECODE", "1"),
             // One thread each: a threaded zygote cannot fork safely, and a sandbox has one
@@ -365,11 +380,12 @@ impl Engine {
         };
         *kept = Some(Arc::clone(&skeleton));
         *lock(&skeleton.owner) = Some(id);
+        // The zygote forks while the skeleton stands up.
+        let worker = self.attach(template, &skeleton).await;
+        self.want_spares(template);
         if let Err(why) = skeleton.built().await {
             return Err(failed(format!("its namespaces could not be built: {why}")));
         }
-        let worker = self.attach(template, &skeleton).await;
-        self.want_spares(template);
         let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
         let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
         sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);

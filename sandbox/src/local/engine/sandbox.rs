@@ -13,7 +13,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::io::Interest;
-use tokio::sync::{Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 
 use super::super::cgroup::none;
 use super::super::control::{ToInit, ToKeeper};
@@ -21,9 +21,13 @@ use super::super::lockdown::rlimits::SumHeldBy;
 use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::contexts::{Context, Contexts};
+use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
 use super::pause::Pause;
+use super::ports::CONNECTIONS_MAX;
+use super::processes::Table;
 use super::run::HOME;
+use super::watches::Watches;
 use super::{Engine, Template};
 use crate::provider::Limits;
 
@@ -63,6 +67,32 @@ pub(super) struct Sandbox {
     pub(super) runs: Mutex<BTreeMap<ExecId, Arc<Notify>>>,
     /// Kills for lack of memory that were told already.
     pub(super) oom_kills: AtomicU64,
+    /// What its holder does with files, processes and ports.
+    pub(super) io: Io,
+}
+
+/// What goes on in a sandbox beside its executions.
+#[derive(Debug)]
+pub(super) struct Io {
+    /// Turns of jobs.
+    pub(super) jobs: Arc<Semaphore>,
+    /// Places for connections to its ports.
+    pub(super) connections: Arc<Semaphore>,
+    /// Processes that live on their own.
+    pub(super) processes: Table,
+    /// Directories that somebody watches.
+    pub(super) watches: Watches,
+}
+
+impl Io {
+    fn new() -> Self {
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            processes: Table::default(),
+            watches: Watches::default(),
+        }
+    }
 }
 
 impl Sandbox {
@@ -81,6 +111,7 @@ impl Sandbox {
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),
+            io: Io::new(),
         }
     }
 
