@@ -167,7 +167,8 @@ impl Work {
             self.sandbox.skeleton.condemn("out of memory");
             return ProviderError::Gone(self.sandbox.id);
         }
-        let why = "what worked on it inside the sandbox was killed".to_owned();
+        let why = "it ended early inside the sandbox: killed, or the file became shorter";
+        let why = why.to_owned();
         ProviderError::Failed { why, maybe_done: true }
     }
 }
