@@ -217,7 +217,7 @@ impl Process {
     }
 
     /// It ended: whoever reads is told, and whoever comes later will be.
-    async fn tell_end(&self, end: ProcessEnd) {
+    pub(super) async fn tell_end(&self, end: ProcessEnd) {
         let readers = {
             let mut state = lock(&self.state);
             state.end = Some((end, sys::now()));
@@ -374,5 +374,63 @@ fn end_of(status: i32) -> ProcessEnd {
         ProcessEnd::Signal(libc::WTERMSIG(status))
     } else {
         ProcessEnd::Exit(libc::WEXITSTATUS(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process() -> Process {
+        let info = ProcessInfo {
+            pid: 7,
+            arguments: vec!["x".to_owned()],
+            env: [].into(),
+            cwd: "/".to_owned(),
+            tag: None,
+        };
+        Process::new(1, info, Writable::Nothing)
+    }
+
+    fn said(number: u64) -> ProcessEvent {
+        ProcessEvent::Stdout(Bytes::from(number.to_string()))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this test's time is tokio's")]
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_reads_nothing_for_a_minute_is_dropped_and_the_others_get_everything() {
+        let process = process();
+        let (mut quick, mut stuck) = (process.attach().unwrap(), process.attach().unwrap());
+        let telling = async {
+            for number in 0..40 {
+                process.tell(said(number)).await;
+            }
+            process.tell_end(ProcessEnd::Exit(0)).await;
+        };
+        let reading = async {
+            assert_eq!(quick.recv().await, Some(ProcessEvent::Started { pid: 7 }));
+            for number in 0..40 {
+                assert_eq!(quick.recv().await, Some(said(number)));
+            }
+            assert_eq!(quick.recv().await, Some(ProcessEvent::Ended(ProcessEnd::Exit(0))));
+        };
+        let started = tokio::time::Instant::now();
+        tokio::join!(telling, reading);
+        assert_eq!(started.elapsed().as_secs(), STALLED_MAX.as_secs());
+        let mut kept = 0;
+        while let Some(event) = stuck.recv().await {
+            assert!(!matches!(event, ProcessEvent::Ended(_)), "it was dropped before");
+            kept += 1;
+        }
+        assert_eq!(kept, EVENTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_are_bounded_and_those_that_left_make_room() {
+        let process = process();
+        let mut readers: Vec<_> = (0..READERS_MAX).map(|_| process.attach().unwrap()).collect();
+        assert!(matches!(process.attach().unwrap_err(), ProviderError::Quota { .. }));
+        readers.pop();
+        process.attach().unwrap();
     }
 }

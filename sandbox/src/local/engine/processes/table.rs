@@ -75,3 +75,56 @@ impl Table {
 fn missing(which: &ProcessRef) -> ProviderError {
     ProviderError::Process { process: which.to_string(), fault: ProcessFault::Missing }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::super::sys;
+    use super::super::process::Writable;
+    use super::*;
+    use crate::provider::processes::ProcessEnd;
+
+    fn process(pid: u32, tag: &str) -> Arc<Process> {
+        let info = ProcessInfo {
+            pid,
+            arguments: vec!["x".to_owned()],
+            env: [].into(),
+            cwd: "/".to_owned(),
+            tag: Some(tag.to_owned()),
+        };
+        Arc::new(Process::new(u64::from(pid), info, Writable::Nothing))
+    }
+
+    #[tokio::test]
+    async fn an_end_is_told_for_ten_minutes_unless_another_has_the_name() {
+        let (table, first, second) = (Table::default(), process(7, "a"), process(8, "a"));
+        table.add(Arc::clone(&first));
+        first.tell_end(ProcessEnd::Exit(0)).await;
+        let now = sys::now();
+        let [pid, tag] = [ProcessRef::Pid(7), ProcessRef::Tag("a".to_owned())];
+        let found = |which, after| {
+            let found = table.find(which, now + Duration::from_secs(after));
+            found.map(|process| process.number).map_err(|error| error.to_string())
+        };
+        assert_eq!((found(&pid, 599), found(&tag, 599)), (Ok(7), Ok(7)));
+        assert_eq!(found(&pid, 601), Err("process with pid 7 was not found".to_owned()));
+        assert!(table.find_running(&pid).is_err() && table.running().is_empty());
+
+        table.add(Arc::clone(&second));
+        assert_eq!((found(&pid, 0), found(&tag, 0)), (Ok(7), Ok(8)));
+        second.tell_end(ProcessEnd::Exit(0)).await;
+        assert_eq!(found(&tag, 0), Ok(8));
+        table.admit(now + Duration::from_secs(700)).unwrap();
+        assert!(lock(&table.0).is_empty());
+    }
+
+    #[test]
+    fn no_more_than_a_sandbox_can_hold_run_at_once() {
+        let table = Table::default();
+        for pid in 0..128 {
+            table.admit(Moment::START).unwrap();
+            table.add(process(pid, ""));
+        }
+        let refused = table.admit(Moment::START).unwrap_err();
+        assert!(matches!(refused, ProviderError::Quota { .. }), "{refused}");
+    }
+}
