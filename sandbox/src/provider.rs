@@ -338,7 +338,8 @@ pub struct ExecRequest {
     pub files: BTreeMap<String, Bytes>,
     /// Environment of this run alone.
     pub env: BTreeMap<String, String>,
-    /// Where it runs; without it `/home/user`.
+    /// Where it runs; without it a command in `/home/user`, and a cell where its context is: where
+    /// that began, or where an earlier cell went.
     pub cwd: Option<String>,
     /// What a command reads from its standard input.
     pub stdin: Bytes,
