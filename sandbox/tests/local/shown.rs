@@ -143,7 +143,7 @@ async fn what_is_displayed_comes_in_its_order_among_what_is_printed() {
                 seen.push(String::from_utf8_lossy(&bytes).trim().to_owned());
             }
             ExecEvent::Shown(shown) => {
-                let html = shown.data.get("text/html").is_some();
+                let html = shown.data.contains_key("text/html");
                 let text = if html { "html" } else { shown.text().unwrap_or_default() };
                 seen.push(format!("{text} {}", shown.is_main));
             }
