@@ -212,16 +212,18 @@ class Worker:
         while view:
             view = view[_write(self.channel, view):]
 
-    def send_whole(self, data):
-        """Sends while a cell runs, which signals interrupt where it is: not in here. What the cell
-        has written before is there before."""
+    def send_whole(self, make):
+        """Makes a frame and sends it while a cell runs, which signals interrupt where it is: not in
+        here, and one thread at a time. What the cell has written before is there before."""
         if _getpid() != self.pid:
             return
         mask = _sigmask(signal.SIG_BLOCK, self.signals)
         try:
             with self.one_sends:
-                self.flush()
-                self.send(data)
+                data = make()
+                if data:
+                    self.flush()
+                    self.send(data)
         finally:
             _sigmask(signal.SIG_SETMASK, mask)
 
@@ -267,10 +269,10 @@ class Worker:
                 self.running = False
         except BaseException as raised:
             error = raised
-        pyplot = _modules.get(shown.FIGURES)
-        if pyplot is not None and pyplot.Gcf.figs:
+        if shown.FIGURES in _modules and shown.open_figures():
             frames, error = self.draw(frames, error)
-        self.screen.end()
+        with self.one_sends:
+            self.screen.end()
         if error is not None:
             frames += self.raised(number, error)
         # A child that the cell forked and that did not end there must not answer in our name.
@@ -346,7 +348,7 @@ class Worker:
             try:
                 self.running = not isinstance(error, KeyboardInterrupt)
                 if frames:
-                    self.send_whole(frames)
+                    self.send_whole(lambda: frames)
                 self.screen.figures()
             finally:
                 self.running = False

@@ -309,6 +309,12 @@ async fn threads_and_children_do_not_show_into_each_other() {
     let ran = engine.cell(sandbox, code).await;
     assert_eq!((ran.outcome(), ran.shown.len()), (Outcome::Ok, 41), "{:?}", ran.raised);
     assert!(texts(&ran)[..40].iter().all(|text| text.len() == 1002));
+    let late = "stop = False\ndef go():\n    while not stop: display('z' * 100_000)\n\
+                threading.Thread(target=go, daemon=True).start()\n'value'";
+    let ran = engine.cell(sandbox, late).await;
+    assert_eq!((ran.outcome(), ran.result.as_deref()), (Outcome::Ok, Some("'value'")));
+    let ran = engine.cell(sandbox, "stop = True").await;
+    assert_eq!(ran.outcome(), Outcome::Ok, "what comes late is nobody's: {ran:?}");
     let request =
         ExecRequest { time_max: Duration::from_millis(500), ..cell("while True: display('y')") };
     let ran = engine.run(sandbox, request).await;
