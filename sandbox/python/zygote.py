@@ -302,12 +302,12 @@ class Zygote:
         os.close(SYNC_FD)
 
 
-def load_worker():
-    """Imports the worker from beside this file without leaving that folder on the path."""
+def load(name):
+    """Imports what is beside this file without leaving that folder on the path."""
     import importlib.util
 
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-    spec = importlib.util.spec_from_file_location("_sandpit_worker", path)
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    spec = importlib.util.spec_from_file_location("_sandpit_" + name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -316,7 +316,8 @@ def load_worker():
 
 def main():
     zygote = Zygote()
-    zygote.warm(load_worker())
+    load("shown")
+    zygote.warm(load("worker"))
     zygote.serve()
 
 

@@ -237,7 +237,8 @@ fn broken_by(outcome: Outcome) -> Option<(&'static str, &'static str)> {
             Some(("TimeoutError", "the time of the cell was over"))
         }
         // Its reader is there: somebody restarted the context.
-        Outcome::Interrupted { timed_out: false } | Outcome::Killed(KilledBy::Interrupt) => {
+        Outcome::Interrupted { timed_out: false }
+        | Outcome::Killed(KilledBy::Interrupt | KilledBy::Restart) => {
             Some(("ContextRestarting", "the context was restarted while the cell ran"))
         }
     }

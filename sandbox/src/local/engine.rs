@@ -38,12 +38,15 @@ use super::template::interpreter::{Interpreter, NoInterpreter};
 use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
+mod contexts;
 mod files;
 mod hub;
 mod job;
 mod layer;
 mod life;
 mod link;
+mod pause;
+mod ports;
 mod prepare;
 mod processes;
 mod provider;
@@ -51,6 +54,7 @@ mod run;
 mod sandbox;
 mod template;
 mod watchdog;
+mod watches;
 
 use hub::Hub;
 use link::{Skeleton, lock};

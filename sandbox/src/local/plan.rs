@@ -4,7 +4,7 @@
 //! keeper's mounts, which it cannot loosen, and adds only what is its own: folders to write to
 //! and a view of its own processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -194,6 +194,12 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     }
     for (name, from) in &facts.data {
         plan.bind(&format!("data/{name}"), from, Use::Read);
+    }
+    // A folder comes before what is in it, and its name before longer ones.
+    let folders = facts.programs.keys().flat_map(|name| Path::new(name).ancestors().skip(1));
+    let folders: BTreeSet<&Path> = folders.filter(|path| *path != Path::new("")).collect();
+    for folder in folders {
+        plan.add(&format!("opt/sandpit/{}", folder.display()), Entry::Folder);
     }
     for (name, text) in &facts.programs {
         plan.add(&format!("opt/sandpit/{name}"), Entry::File(text.clone()));

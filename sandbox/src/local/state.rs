@@ -8,6 +8,10 @@ use sandpit_messages::time::Moment;
 
 use crate::provider::{KilledBy, Outcome};
 
+mod pauses;
+
+pub(super) use pauses::Pauses;
+
 /// Longest a killed process may stay unreaped. Past this its sandbox is destroyed.
 const REAP_MAX: Duration = Duration::from_millis(500);
 
@@ -45,6 +49,8 @@ pub(super) enum Event {
     Flooded,
     /// It sent what no worker sends.
     Garbled,
+    /// Its context begins anew.
+    Restarted,
 }
 
 /// What to do about it.
@@ -94,6 +100,9 @@ impl Stopping {
             }
             (Phase::Running { .. } | Phase::Asked { .. }, Event::Garbled) => {
                 Some(self.kill(now, KilledBy::Protocol))
+            }
+            (Phase::Running { .. } | Phase::Asked { .. }, Event::Restarted) => {
+                Some(self.kill(now, KilledBy::Restart))
             }
             (Phase::Killed { by, until }, Event::Tick) if until <= now => {
                 self.phase = Phase::Abandoned { by };

@@ -5,8 +5,11 @@
 
 mod cells;
 mod commands;
+mod contexts;
 mod files;
+mod pause;
 mod processes;
+mod shown;
 mod support;
 mod tree;
 mod unprivileged;

@@ -1,4 +1,4 @@
-//! A sandbox as the engine knows it: a skeleton, and the worker that keeps its variables.
+//! A sandbox as the engine knows it: a skeleton, and the workers that keep its variables.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,10 +20,16 @@ use super::super::control::{ToInit, ToKeeper};
 use super::super::lockdown::rlimits::SumHeldBy;
 use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
+use super::contexts::{Context, Contexts};
 use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::pause::Pause;
+use super::ports::CONNECTIONS_MAX;
 use super::processes::Table;
+use super::run::HOME;
+use super::watches::Watches;
 use super::{Engine, Template};
+use crate::provider::Limits;
 
 /// Longest a worker may take from its order to its hello. It takes about 3 ms; the keeper gives
 /// up before.
@@ -46,12 +52,15 @@ pub(super) struct Sandbox {
     pub(super) id: SandboxId,
     pub(super) template: Arc<Template>,
     pub(super) skeleton: Arc<Skeleton>,
-    /// The worker; who holds the lock runs a cell. First come, first served.
-    pub(super) context: tokio::sync::Mutex<Option<Context>>,
+    pub(super) contexts: Contexts,
+    /// Whether it is paused, and its clock.
+    pub(super) pause: Pause,
     /// Executions that run or wait.
     pub(super) queued: AtomicUsize,
     /// Of its template, and of its holder.
     pub(super) env: Mutex<BTreeMap<String, String>>,
+    /// What it may use now.
+    pub(super) limits: Mutex<Limits>,
     /// Bytes of data of each process, if its holder asked for other limits than the template's.
     pub(super) data: Mutex<Option<u64>>,
     /// Executions that can be interrupted.
@@ -67,26 +76,38 @@ pub(super) struct Sandbox {
 pub(super) struct Io {
     /// Turns of jobs.
     pub(super) jobs: Arc<Semaphore>,
+    /// Places for connections to its ports.
+    pub(super) connections: Arc<Semaphore>,
     /// Processes that live on their own.
     pub(super) processes: Table,
+    /// Directories that somebody watches.
+    pub(super) watches: Watches,
 }
 
 impl Io {
     fn new() -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            processes: Table::default(),
+            watches: Watches::default(),
+        }
     }
 }
 
 impl Sandbox {
     pub(super) fn new(id: SandboxId, template: Arc<Template>, skeleton: Arc<Skeleton>) -> Self {
         let env = Mutex::new(template.top.env.clone());
+        let limits = Mutex::new(template.info.limits);
         Self {
             id,
             template,
             skeleton,
-            context: tokio::sync::Mutex::new(None),
+            contexts: Contexts::default(),
+            pause: Pause::default(),
             queued: AtomicUsize::new(0),
             env,
+            limits,
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),
@@ -95,7 +116,7 @@ impl Sandbox {
     }
 
     /// Tells a worker what its holder's lease says.
-    pub(super) async fn tell(&self, worker: &Context) -> io::Result<()> {
+    pub(super) async fn tell(&self, worker: &Worker) -> io::Result<()> {
         let mut orders = Vec::new();
         if let Some(bytes) = *lock(&self.data) {
             orders.extend(Order::Data { bytes }.encode(&[]));
@@ -115,9 +136,9 @@ impl Sandbox {
     }
 }
 
-/// A worker: a Python process that keeps the variables of a sandbox's cells.
+/// A worker: a Python process that keeps the variables of a context's cells.
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct Worker {
     skeleton: Arc<Skeleton>,
     pub(super) channel: OwnedFd,
     pub(super) output: OwnedFd,
@@ -133,11 +154,19 @@ pub(super) struct Context {
     pub(super) cells: u64,
 }
 
-impl Context {
+impl Worker {
     /// Whether it has not ended since its last cell.
     pub(super) fn is_alive(&self) -> bool {
         matches!(&*self.stage.borrow(), WorkerStage::Verified { .. })
             && self.stage.has_changed().is_ok()
+    }
+
+    /// Makes a folder the one where its cells run.
+    async fn go_to(&self, cwd: &str) -> io::Result<()> {
+        if cwd == HOME {
+            return Ok(());
+        }
+        write_all(&self.channel, &Order::Cwd { cwd }.encode(&[])).await
     }
 
     /// Asks it to stop a cell, whose order was written whole.
@@ -160,7 +189,7 @@ impl Context {
     }
 }
 
-impl Drop for Context {
+impl Drop for Worker {
     fn drop(&mut self) {
         self.kill();
     }
@@ -188,7 +217,7 @@ impl Engine {
         &self,
         template: &Arc<Template>,
         skeleton: &Arc<Skeleton>,
-    ) -> Result<Context, NoWorker> {
+    ) -> Result<Worker, NoWorker> {
         let (channel, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -226,7 +255,7 @@ impl Engine {
             skeleton.namespace.get_or_init(|| namespace);
         }
         let skeleton = Arc::clone(skeleton);
-        Ok(Context {
+        Ok(Worker {
             skeleton,
             channel,
             output,
@@ -240,12 +269,18 @@ impl Engine {
         })
     }
 
-    /// The same for a sandbox that has lost its worker: the next one gets its holder's
-    /// environment.
-    pub(super) async fn attach_again(&self, sandbox: &Sandbox) -> Result<Context, NoWorker> {
-        let context = self.attach(&sandbox.template, &sandbox.skeleton).await?;
-        sandbox.tell(&context).await?;
-        Ok(context)
+    /// The same for a context that has no worker, in a sandbox that may have a holder: the worker
+    /// gets its environment.
+    pub(super) async fn attach_again(
+        &self,
+        sandbox: &Sandbox,
+        context: &Context,
+    ) -> Result<Worker, NoWorker> {
+        let _moving = sandbox.pause.keep_moving().await;
+        let worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
+        sandbox.tell(&worker).await?;
+        worker.go_to(&context.cwd).await?;
+        Ok(worker)
     }
 }
 

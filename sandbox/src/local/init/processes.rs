@@ -98,6 +98,26 @@ pub(super) fn kill_left(session: u32) {
     }
 }
 
+/// Stops everything but init, or lets it go on; how many have not stopped.
+pub(super) fn halt(still: bool) -> u32 {
+    let signal = if still { Signal::STOP } else { Signal::CONT };
+    // The group of number 1 is, to the kernel, everything but the caller. There may be nothing.
+    let _ = rustix::process::kill_process_group(Pid::INIT, signal);
+    if !still {
+        return 0;
+    }
+    let Ok(entries) = fs::read_dir("/proc") else { return 1 };
+    let moves = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1);
+        let line = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        let state =
+            line.as_deref().and_then(|line| line.rsplit_once(')')?.1.trim_start().chars().next());
+        state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+    };
+    u32::try_from(entries.flatten().filter(moves).count()).unwrap_or(u32::MAX)
+}
+
 /// Bytes in the three folders that can be written.
 pub(super) fn disk_used() -> u64 {
     ["/home/user", "/tmp", "/dev/shm"]
