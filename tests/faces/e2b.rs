@@ -22,7 +22,7 @@ const PYTHON_OLD: &[&str] = &["e2b==2.45.1", "e2b-code-interpreter==2.10.0"];
 const NPM: &[&str] = &["e2b@2.51.0", "@e2b/code-interpreter@2.8.0"];
 const NPM_OLD: &[&str] = &["e2b@2.45.0", "@e2b/code-interpreter@2.7.0"];
 
-/// Runs of a script that a suite needs before the template that it uses by default is there.
+/// The template that the SDKs use unless they name one; making it may take longer than they wait.
 const TEMPLATE: &str = "code-interpreter-v1";
 
 fn script(name: &str) -> PathBuf {
