@@ -291,12 +291,13 @@ async def _():
     async with lent() as s:
         cat = await a(s.commands.run("cat", background=True, stdin=True))
         pieces = ["a\n", b"b\n"]
-
-        async def later():
+        if SYNC:
+            s.commands.stream_input(cat.pid, iter(pieces))
+        else:
+            stream = s.commands.stream_input(cat.pid)
             for piece in pieces:
-                yield piece
-
-        await a(s.commands.stream_input(cat.pid, iter(pieces) if SYNC else later()))
+                await stream.send(piece)
+            await stream.close()
         await a(s.commands.close_stdin(cat.pid))
         equal((await a(cat.wait())).stdout, "a\nb\n")
 
