@@ -111,11 +111,16 @@ pub(super) fn halt(still: bool) -> u32 {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1);
         let line = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
-        let state =
-            line.as_deref().and_then(|line| line.rsplit_once(')')?.1.trim_start().chars().next());
-        state.is_some_and(|state| !matches!(state, 'T' | 't' | 'Z' | 'X'))
+        line.is_some_and(|line| may_move(&line))
     };
     u32::try_from(entries.flatten().filter(moves).count()).unwrap_or(u32::MAX)
+}
+
+/// Whether a process that was told to stop may still do something. What waits in the kernel, for a
+/// child that has not started its program among others, stops before it comes back.
+fn may_move(line: &str) -> bool {
+    let state = line.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, Some('R' | 'S'))
 }
 
 /// Bytes in the three folders that can be written.
@@ -157,6 +162,14 @@ mod tests {
         let line = "7 (a) S 1) R 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 39 19 1 0 99 0 0";
         let seen = Seen { dead: false, parent: 1, session: 7, started: 99 };
         assert_eq!(read(line), Some(seen));
+    }
+
+    #[test]
+    fn what_is_stopped_dead_or_in_the_kernel_does_not_move() {
+        for (state, moves) in [("R", true), ("S", true), ("T", false), ("D", false), ("Z", false)] {
+            assert_eq!(may_move(&format!("7 (a) S) {state} 1 7 7")), moves, "{state}");
+        }
+        assert!(!may_move(""));
     }
 
     #[test]
