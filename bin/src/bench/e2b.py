@@ -13,10 +13,16 @@ from e2b_code_interpreter import Sandbox
 node, key, floor, turns, rounds, rush = sys.argv[1:]
 
 
+# Whoever tells a time writes a whole line.
+telling = threading.Lock()
+
+
 def timed(side, call, work):
     begun = time.perf_counter_ns()
     result = work()
-    print(json.dumps({"side": side, "call": call, "ns": time.perf_counter_ns() - begun}))
+    took = time.perf_counter_ns() - begun
+    with telling:
+        print(json.dumps({"side": side, "call": call, "ns": took}))
     return result
 
 
