@@ -4,6 +4,7 @@ mod agents;
 mod cli;
 mod compose;
 mod conformance;
+mod e2b;
 mod foreign;
 mod leaving;
 mod node;
