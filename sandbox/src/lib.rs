@@ -2,6 +2,7 @@
 
 pub mod fake;
 pub mod fetch;
+pub mod guard;
 #[cfg(target_os = "linux")]
 pub mod local;
 pub mod provider;
