@@ -197,6 +197,12 @@ pub enum Refusal {
         /// The setting that holds it.
         setting: &'static str,
     },
+    /// The sandbox stands still.
+    #[error("sandbox {sandbox} is paused; resume it first")]
+    Paused {
+        /// Which.
+        sandbox: SandboxId,
+    },
     /// A queue is at its bound, or the wait would outlast the caller's patience.
     #[error("{waiting} requests are waiting already")]
     Busy {
@@ -255,7 +261,9 @@ impl Refusal {
             Self::AmbiguousName { .. } => ("conflict", 409, No, None),
             Self::TooLate { .. } | Self::WaitedTooLong { .. } => ("timeout", 408, No, None),
             Self::Unfinished => ("timeout", 408, Unknown, None),
-            Self::KeyReused | Self::Conflict { .. } => ("conflict", 409, No, None),
+            Self::KeyReused | Self::Conflict { .. } | Self::Paused { .. } => {
+                ("conflict", 409, No, None)
+            }
             Self::Gone { .. } | Self::Leaving { .. } => ("gone", 410, No, None),
             Self::TooLarge { .. } => ("too_large", 413, No, None),
             Self::Quota { .. } | Self::OverQuota { .. } => ("quota_exceeded", 429, No, None),
@@ -326,7 +334,9 @@ impl Refusal {
                 expected: Some(format!("one of {}", known.join(", "))),
                 ..Detail::default()
             },
-            Self::NoSuchSandbox { sandbox } | Self::Gone { sandbox, .. } => Detail {
+            Self::NoSuchSandbox { sandbox }
+            | Self::Paused { sandbox }
+            | Self::Gone { sandbox, .. } => Detail {
                 handle: Some(sandbox.to_string()),
                 next: vec!["create another sandbox".to_owned()],
                 ..Detail::default()

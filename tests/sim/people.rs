@@ -83,6 +83,7 @@ impl World {
             idle_timeout: self.people.millis(1_000..300_000),
             env: BTreeMap::new(),
             metadata: BTreeMap::new(),
+            at_expiry: pool::AtExpiry::End,
         });
         let ticket = self.ticket();
         let until = self.now + patience;

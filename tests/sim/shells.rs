@@ -44,6 +44,10 @@ impl World {
                 pool::Effect::Prepare { template } => self.prepare(to, template),
                 pool::Effect::Boot { sandbox, template, .. } => self.boot(to, sandbox, template),
                 pool::Effect::Adopt { sandbox, .. } => self.adopt(to, sandbox),
+                pool::Effect::Turn { sandbox, turn } => {
+                    let event = pool::Event::Turned { sandbox, turn, outcome: Ok(()) };
+                    self.answer(to, Told::Pool(event));
+                }
                 pool::Effect::Destroy { sandbox, cause } => {
                     self.ledger_ends(sandbox, cause);
                     self.destroy(Some(to), sandbox);
@@ -281,6 +285,7 @@ impl World {
                         idle_timeout: lifetime,
                         env: Default::default(),
                         metadata: Default::default(),
+                        at_expiry: Default::default(),
                     });
                     self.ledger.orders.insert(ticket, Arc::clone(&order));
                     self.ask(Told::Pool(pool::Event::Acquire { ticket, order, until }));

@@ -164,6 +164,8 @@ impl World {
             terminate_wait: millis(&mut timing, 100..10_000),
             lifetime_max: millis(&mut timing, 60_000..400_000),
             after_exec: millis(&mut timing, 0..60_000),
+            paused_kept: millis(&mut timing, 60_000..400_000),
+            turn_max: millis(&mut timing, 1_000..30_000),
             ended_kept: millis(&mut timing, 1_000..3_600_000),
             ended_max: timing.random_range(0..50),
         };

@@ -146,6 +146,7 @@ async fn a_grant_to_a_caller_that_hung_up_comes_back() {
             idle_timeout: 300 * SECOND,
             env: [].into(),
             metadata: [].into(),
+            at_expiry: Default::default(),
         };
         let until = rig.clock.now() + 10 * SECOND;
         let ask = sandpit_actors::pool::Acquire { order: order.into(), until };

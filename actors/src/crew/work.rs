@@ -16,7 +16,7 @@ use super::agents::{Agents, Launch};
 use crate::clock::Clock;
 use crate::exec::policy::{Order as ExecOrder, Place};
 use crate::exec::{ExecActor, Run};
-use crate::pool::policy::{Granted, Order as PoolOrder};
+use crate::pool::policy::{AtExpiry, Granted, Order as PoolOrder};
 use crate::pool::{Acquire, PoolActor, Retire, Terminate};
 use crate::supervise::ActorRef;
 
@@ -71,6 +71,7 @@ pub(crate) async fn place(
         idle_timeout: plan.lifetime,
         env: plan.env.clone(),
         metadata,
+        at_expiry: AtExpiry::End,
     });
     ports.pool.ask_settled(Acquire { order, until }).await?
 }

@@ -18,7 +18,7 @@ use crate::crew::RESERVED;
 use crate::exec::cache::canonical;
 use crate::exec::policy::{Order as ExecOrder, Place};
 use crate::layers;
-use crate::pool::policy::Order as PoolOrder;
+use crate::pool::policy::{AtExpiry, Order as PoolOrder};
 
 /// Bytes of a cell, of a standard input, and of all files of one execution.
 pub(super) const TEXT_MAX: usize = 256 * 1024;
@@ -204,6 +204,7 @@ pub(super) fn create(ask: Create, tenant: Tenant) -> Result<Arc<PoolOrder>, Refu
         idle_timeout: Duration::from_secs(ask.idle_timeout.into()),
         env: ask.env_vars,
         metadata: ask.metadata,
+        at_expiry: AtExpiry::End,
     }))
 }
 

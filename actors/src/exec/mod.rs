@@ -29,7 +29,7 @@ use tracing::{Instrument, Span, info_span};
 use crate::bus::Bus;
 use crate::clock::Clock;
 use crate::metrics::metrics;
-use crate::pool::policy::{Cause, Order as PoolOrder};
+use crate::pool::policy::{AtExpiry, Cause, Order as PoolOrder};
 use crate::pool::{Acquire, Describe, PoolActor, Release, Use, Used};
 use crate::shell::{Alarm, Ticket, guarded};
 use crate::supervise::{ActorRef, Asked, Caller, Life, NotAnswered, Question, Signal, heed};
@@ -252,6 +252,7 @@ impl ExecActor {
                     idle_timeout: time_max,
                     env: BTreeMap::new(),
                     metadata: BTreeMap::new(),
+                    at_expiry: AtExpiry::End,
                 });
                 let asking = async move { pool.ask_settled(Acquire { order, until }).await };
                 self.spawn(asking, self.span_of(ticket), ctx, move |granted| {

@@ -10,10 +10,10 @@ use std::time::Duration;
 use actix::fut::wrap_stream;
 use actix::prelude::*;
 use futures_util::stream;
-use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Granted, Limits, Pool};
+use policy::{Allowed, Answer, Cause, Effect, Ended, Event, Facts, Granted, Limits, Pool, Turn};
 pub use questions::{
-    Acquire, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts, Reap,
-    Release, Retire, Terminate, Use, Used, View,
+    Acquire, AskLease, Close, Describe, GetFacts, GetHeld, GetStocks, Inventory, Learn, ListFacts,
+    Reap, Release, Retire, Terminate, Use, Used, View,
 };
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
@@ -40,6 +40,7 @@ enum Asker {
     Acquire { caller: Caller<Result<Granted, Refusal>>, template: String, since: Moment },
     Describe(Caller<Result<TemplateInfo, Refusal>>),
     Use(Caller<Result<Allowed, Refusal>>),
+    Lease(Caller<Result<Facts, Refusal>>),
     Terminate(Caller<Result<Ended, Refusal>>),
     Close(Caller<usize>),
 }
@@ -104,6 +105,7 @@ impl PoolActor {
             Event::Acquire { ticket, .. }
             | Event::Describe { ticket, .. }
             | Event::Use { ticket, .. }
+            | Event::Ask { ticket, .. }
             | Event::Terminate { ticket, .. }
             | Event::Retire { ticket, .. }
             | Event::Close { ticket, .. } => Some(ticket),
@@ -163,6 +165,7 @@ impl PoolActor {
                         Err(error) => Event::AdoptFailed { sandbox, error },
                     });
                 }
+                Effect::Turn { sandbox, turn } => self.turn(sandbox, turn, ctx),
                 Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
                 Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
                 Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
@@ -217,6 +220,18 @@ impl PoolActor {
                 Err(error) => Event::BootFailed { sandbox, error },
             }
         });
+    }
+
+    fn turn(&mut self, sandbox: SandboxId, turn: Turn, ctx: &mut Context<Self>) {
+        let provider = Arc::clone(&self.ports.provider);
+        let turning = async move {
+            match turn {
+                Turn::Pause => provider.pausing()?.pause(sandbox).await,
+                Turn::Resume { .. } => provider.pausing()?.resume(sandbox).await,
+            }
+        };
+        let span = info_span!("sandbox.turn", sandpit.sandbox.id = %sandbox, ?turn);
+        self.spawn(turning, span, ctx, move |outcome, _| Event::Turned { sandbox, turn, outcome });
     }
 
     fn destroy(&mut self, sandbox: SandboxId, cause: Cause, ctx: &mut Context<Self>) {
@@ -289,6 +304,7 @@ impl PoolActor {
             // For all others nothing is lost with an answer that nobody waits for.
             (Asker::Describe(caller), Answer::Described(info)) => drop(caller.answer(Ok(info))),
             (Asker::Use(caller), Answer::Allowed(allowed)) => drop(caller.answer(Ok(allowed))),
+            (Asker::Lease(caller), Answer::Facts(facts)) => drop(caller.answer(Ok(facts))),
             (Asker::Terminate(caller), Answer::Ended(ended)) => drop(caller.answer(Ok(ended))),
             (Asker::Close(caller), Answer::Closed { left }) => drop(caller.answer(left)),
             (asker, answer) => {
@@ -308,6 +324,7 @@ impl PoolActor {
             }
             Asker::Describe(caller) => drop(caller.answer(Err(refusal))),
             Asker::Use(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Lease(caller) => drop(caller.answer(Err(refusal))),
             Asker::Terminate(caller) => drop(caller.answer(Err(refusal))),
             // Dropped, it says by itself that the pool failed.
             Asker::Close(_) => (),
@@ -401,6 +418,17 @@ impl Handler<Asked<Use>> for PoolActor {
         let span = caller.span().clone();
         let event = |ticket| Event::Use { ticket, tenant, sandbox, exec, until };
         self.ask(Asker::Use(caller), span, ctx, event);
+    }
+}
+
+impl Handler<Asked<AskLease>> for PoolActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked<AskLease>, ctx: &mut Context<Self>) {
+        let (AskLease { tenant, sandbox, ask, until }, caller) = asked.open();
+        let span = caller.span().clone();
+        let event = |ticket| Event::Ask { ticket, tenant, sandbox, ask, until };
+        self.ask(Asker::Lease(caller), span, ctx, event);
     }
 }
 

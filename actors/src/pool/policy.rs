@@ -17,10 +17,12 @@ use sandpit_messages::time::Moment;
 use sandpit_sandbox::ProviderError;
 use sandpit_sandbox::provider::{self, TemplateInfo};
 
-use crate::shell::Ticket;
+use crate::shell::{Ticket, refusal_of};
 use lease::Lease;
-pub use lease::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, OwnedStage};
+pub use lease::{Allowed, AtExpiry, Cause, Ended, Facts, Granted, Held, Order, Owned, OwnedStage};
 pub use look::StockView;
+use stance::Parked;
+pub use stance::{Ask, Turn};
 pub use stock::Counts;
 use stock::{Asking, State, Stock, Waiting};
 
@@ -28,6 +30,7 @@ mod answers;
 mod follow;
 mod lease;
 mod look;
+mod stance;
 mod stock;
 #[cfg(test)]
 mod tests;
@@ -64,6 +67,10 @@ pub struct Limits {
     pub lifetime_max: Duration,
     /// An execution extends the lifetime to this long after its own end.
     pub after_exec: Duration,
+    /// How long a paused sandbox is kept that nobody wants.
+    pub paused_kept: Duration,
+    /// Pausing or resuming a sandbox that did not end by then has failed.
+    pub turn_max: Duration,
     /// How long the end of a sandbox is remembered.
     pub ended_kept: Duration,
     /// How many ends are remembered.
@@ -86,6 +93,8 @@ impl Default for Limits {
             terminate_wait: Duration::from_secs(10),
             lifetime_max: Duration::from_secs(86_400),
             after_exec: Duration::from_secs(60),
+            paused_kept: Duration::from_secs(86_400),
+            turn_max: Duration::from_secs(30),
             ended_kept: Duration::from_secs(3_600),
             ended_max: 10_000,
         }
@@ -110,6 +119,8 @@ pub enum Event {
     Use { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, exec: ExecId, until: Moment },
     /// That is over.
     Used { sandbox: SandboxId, exec: ExecId, sandbox_usable: bool },
+    /// A holder wants something of its lease.
+    Ask { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, ask: Ask, until: Moment },
     /// A holder is done with its sandbox, and waits until it is gone.
     Terminate { ticket: Ticket, tenant: Tenant, sandbox: SandboxId, until: Moment },
     /// A holder is done with its sandbox once what runs in it is over, at `drained` at the latest,
@@ -133,6 +144,8 @@ pub enum Event {
     Adopted { sandbox: SandboxId },
     /// Answers [`Effect::Adopt`].
     AdoptFailed { sandbox: SandboxId, error: ProviderError },
+    /// Answers [`Effect::Turn`].
+    Turned { sandbox: SandboxId, turn: Turn, outcome: Result<(), ProviderError> },
     /// Answers [`Effect::Destroy`].
     Destroyed { sandbox: SandboxId },
     /// Answers [`Effect::Destroy`].
@@ -159,6 +172,8 @@ pub enum Effect {
     Boot { sandbox: SandboxId, template: String, for_caller: Option<Ticket> },
     /// Give a ready sandbox the environment and limits of its holder.
     Adopt { sandbox: SandboxId, ticket: Ticket, lease: Arc<provider::Lease> },
+    /// Pause or resume a sandbox.
+    Turn { sandbox: SandboxId, turn: Turn },
     /// Destroy a sandbox.
     Destroy { sandbox: SandboxId, cause: Cause },
     /// Answer a caller.
@@ -176,6 +191,8 @@ pub enum Answer {
     Described(TemplateInfo),
     /// To [`Event::Use`].
     Allowed(Allowed),
+    /// To [`Event::Ask`].
+    Facts(Facts),
     /// To [`Event::Terminate`] and [`Event::Retire`].
     Ended(Ended),
     /// To [`Event::Close`].
@@ -328,6 +345,12 @@ impl Pool {
                 if !sandbox_usable && self.leased.contains_key(&sandbox) {
                     self.end_lease(now, sandbox, Cause::Lost, effects);
                 }
+            }
+            Event::Ask { ticket, tenant, sandbox, ask, until } => {
+                self.asked(now, &tenant, sandbox, Parked::new(ticket, ask, until), effects);
+            }
+            Event::Turned { sandbox, turn, outcome } => {
+                self.turned(now, sandbox, turn, outcome, effects);
             }
             Event::Terminate { ticket, tenant, sandbox, until } => {
                 self.terminate(now, ticket, &tenant, sandbox, until, effects);

@@ -8,7 +8,9 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider::TemplateInfo;
 
-use super::policy::{Allowed, Cause, Ended, Facts, Granted, Held, Order, Owned, StockView, Swept};
+use super::policy::{
+    Allowed, Ask, Cause, Ended, Facts, Granted, Held, Order, Owned, StockView, Swept,
+};
 use crate::supervise::Question;
 
 /// Asks for a sandbox, and waits for it until `until`.
@@ -63,6 +65,25 @@ pub struct Use {
 
 impl Question for Use {
     type Answer = Result<Allowed, Refusal>;
+}
+
+/// Asks something of a lease that the tenant holds: to reach its sandbox, to end later or sooner, to
+/// stand still, to go on. While a sandbox is on the way between running and paused, the question
+/// waits for the outcome until `until`.
+#[derive(Clone, Debug)]
+pub struct AskLease {
+    /// Whose.
+    pub tenant: Tenant,
+    /// Which.
+    pub sandbox: SandboxId,
+    /// What.
+    pub ask: Ask,
+    /// How long the caller is ready to wait.
+    pub until: Moment,
+}
+
+impl Question for AskLease {
+    type Answer = Result<Facts, Refusal>;
 }
 
 /// Says that a run is over.

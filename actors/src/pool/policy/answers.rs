@@ -10,6 +10,7 @@ use sandpit_messages::time::Moment;
 use sandpit_sandbox::ProviderError;
 use sandpit_sandbox::provider::TemplateInfo;
 
+use super::stance::Stance;
 use super::stock::{Asking, State, Waiting};
 use super::{ADOPTIONS_MAX, Adopting, Answer, Booting, Cause, Effect, Granted, Lease, Past, Pool};
 use crate::shell::refusal_of;
@@ -59,7 +60,7 @@ impl Pool {
             stock.boot_after = now + self.limits.retry_pause;
         }
         // It may exist all the same; only its destruction makes sure.
-        if matches!(error, ProviderError::Failed { maybe_done: true, .. }) {
+        if error.maybe_done() {
             self.end(now, sandbox, &template, Cause::NotBooted, effects);
         }
         if matches!(error, ProviderError::Quota { .. }) {
@@ -117,6 +118,7 @@ impl Pool {
             last_activity: now,
             executions: 0,
             running: BTreeMap::new(),
+            stance: Stance::Running,
             retiring: None,
             check: now,
             order,

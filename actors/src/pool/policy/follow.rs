@@ -148,7 +148,7 @@ impl Pool {
             if now < at {
                 break;
             }
-            self.reap(now, sandbox, Cause::Expired, effects);
+            self.look_at(now, sandbox, effects);
             self.reschedule(sandbox);
         }
     }
@@ -283,6 +283,7 @@ impl Pool {
     ) {
         let Some(mut lease) = self.leased.remove(&sandbox) else { return };
         let waiting = lease.retiring.take().map(|retiring| retiring.waiting).unwrap_or_default();
+        let (turner, parked) = lease.stance.give_up();
         self.checks.remove(&(lease.check, sandbox));
         self.end(now, sandbox, &Arc::clone(&lease.order).template, cause, effects);
         if let Some(ending) = self.ending.get_mut(&sandbox) {
@@ -290,6 +291,11 @@ impl Pool {
             let until = now + self.limits.terminate_wait;
             ending.waiting.extend(waiting.into_iter().map(|ticket| (ticket, until)));
         }
+        if let Some(ticket) = turner {
+            let refusal = Refusal::Gone { sandbox, why: cause.as_str(), ago: Duration::ZERO };
+            effects.push(Effect::Refuse { ticket, refusal });
+        }
+        self.let_in(now, sandbox, parked, effects);
     }
 
     /// Begins the end of a sandbox that is in no other map any more.

@@ -9,6 +9,7 @@ use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::provider;
 
+use super::stance::Stance;
 use crate::shell::Ticket;
 
 /// What a caller wants. Valid already.
@@ -32,6 +33,18 @@ pub struct Order {
     pub env: BTreeMap<String, String>,
     /// What the holder wants to find again.
     pub metadata: BTreeMap<String, String>,
+    /// What becomes of it when its lifetime is over.
+    pub at_expiry: AtExpiry,
+}
+
+/// What becomes of a sandbox whose lifetime is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AtExpiry {
+    /// It ends.
+    #[default]
+    End,
+    /// It is paused, and ends when nobody wanted it for long.
+    Pause,
 }
 
 /// A sandbox given to a caller.
@@ -122,6 +135,8 @@ pub(super) struct Lease {
     pub(super) executions: u64,
     /// What runs in it, and by when each is over, whatever becomes of those who started it.
     pub(super) running: BTreeMap<ExecId, Moment>,
+    /// Whether it runs.
+    pub(super) stance: Stance,
     /// Set once nothing new may begin in it.
     pub(super) retiring: Option<Retiring>,
     /// When it is looked at next; its place in the pool's list of such moments.
@@ -140,7 +155,12 @@ pub(super) struct Retiring {
 impl Lease {
     /// When time alone ends it, as things are.
     pub(super) fn due(&self) -> Moment {
-        let due = self.expires.min(self.idle_since() + self.order.idle_timeout);
+        let due = match &self.stance {
+            Stance::Running => self.expires.min(self.idle_since() + self.order.idle_timeout),
+            // Nothing runs in it that could be idle.
+            Stance::Paused { .. } => self.expires,
+            turning @ Stance::Turning { .. } => return turning.due().unwrap_or(self.expires),
+        };
         self.retiring.as_ref().map_or(due, |retiring| due.min(retiring.until))
     }
 
@@ -173,6 +193,8 @@ pub struct Facts {
     pub last_activity: Moment,
     /// Executions so far.
     pub executions: u64,
+    /// Whether it stands still.
+    pub paused: bool,
     /// What its holder wrote there.
     pub metadata: BTreeMap<String, String>,
     /// As it was asked for.
@@ -192,6 +214,7 @@ impl Facts {
             expires: lease.expires,
             last_activity: lease.last_activity,
             executions: lease.executions,
+            paused: lease.stance.is_paused(),
             metadata: lease.order.metadata.clone(),
             order: Arc::clone(&lease.order),
             ended,

@@ -1,5 +1,7 @@
 use super::*;
 
+mod stance;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn node() -> NodeId {
@@ -37,6 +39,7 @@ fn order(template: &str) -> Arc<Order> {
         idle_timeout: 100 * SECOND,
         env: BTreeMap::new(),
         metadata: BTreeMap::new(),
+        at_expiry: AtExpiry::End,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What runs in leased sandboxes: leave to begin, the end of it, and leases that end with it.
 
 use super::lease::Retiring;
+use super::stance::Stance;
 use super::*;
 
 impl Pool {
@@ -18,8 +19,13 @@ impl Pool {
             _ => return Err(self.not_held(now, tenant, sandbox)),
         };
         if overdue {
-            self.reap(now, sandbox, Cause::Expired, effects);
-            return Err(self.not_held(now, tenant, sandbox));
+            self.look_at(now, sandbox, effects);
+            if !self.leased.contains_key(&sandbox) {
+                return Err(self.not_held(now, tenant, sandbox));
+            }
+        }
+        if let Some(refusal) = self.refused_by_stance(sandbox) {
+            return Err(refusal);
         }
         let lease = self.leased.get_mut(&sandbox).expect("looked up above");
         if lease.retiring.is_some() {
@@ -64,7 +70,10 @@ impl Pool {
         effects: &mut Vec<Effect>,
     ) {
         let busy = |lease: &&mut Lease| {
-            lease.order.tenant == *tenant && !lease.running.is_empty() && now < drained
+            lease.order.tenant == *tenant
+                && matches!(lease.stance, Stance::Running)
+                && !lease.running.is_empty()
+                && now < drained
         };
         let Some(lease) = self.leased.get_mut(&sandbox).filter(busy) else {
             let until = now + self.limits.terminate_wait;
