@@ -1,5 +1,6 @@
 //! Where code runs. Knows nothing of actors or of the bus.
 
+pub mod e2b;
 pub mod fake;
 pub mod fetch;
 pub mod guard;
