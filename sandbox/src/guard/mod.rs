@@ -11,3 +11,30 @@ pub mod hedge;
 pub mod pace;
 pub mod retry;
 pub mod routes;
+
+use std::fmt;
+use std::sync::Arc;
+
+use sandpit_messages::time::Moment;
+
+/// Reads the time. Whoever builds a provider says where from.
+#[derive(Clone)]
+pub struct Time(Arc<dyn Fn() -> Moment + Send + Sync>);
+
+impl Time {
+    /// By this clock.
+    pub fn new(read: impl Fn() -> Moment + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Moment {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Time")
+    }
+}
