@@ -6,16 +6,27 @@
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+mod create;
+pub mod decision;
 pub mod dice;
+mod faces;
+mod gate;
+mod guarded;
 pub mod hedge;
 pub mod pace;
 pub mod retry;
 pub mod routes;
+mod tend;
+mod terms;
 
 use std::fmt;
 use std::sync::Arc;
 
 use sandpit_messages::time::Moment;
+
+pub use gate::Limits;
+pub use guarded::{Endpoint, Guarded};
+pub use terms::Terms;
 
 /// Reads the time. Whoever builds a provider says where from.
 #[derive(Clone)]

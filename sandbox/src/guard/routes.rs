@@ -64,7 +64,12 @@ impl Routes {
         }
         let rest = (0..self.places.len()).filter(|at| *at != self.current);
         let all = std::iter::once(self.current).chain(rest);
-        all.filter(|at| usable(*at).is_some()).collect()
+        let (usable, others): (Vec<_>, Vec<_>) = all.partition(|at| usable(*at).is_some());
+        // That one is full is what it said a while ago: asking it again is better than giving up.
+        let full = others.into_iter().filter(|at| {
+            closed_since.get(*at).copied().flatten().is_some() && !self.places[*at].locked
+        });
+        usable.into_iter().chain(full).collect()
     }
 
     /// The one that new sandboxes go to.
@@ -124,7 +129,7 @@ mod tests {
     fn a_full_endpoint_is_passed_over_until_something_ends_there() {
         let mut routes = Routes::new(Limits::default(), 2);
         routes.full(at(100), 0);
-        assert_eq!(routes.order(at(101), &[WELL, WELL]), [1]);
+        assert_eq!(routes.order(at(101), &[WELL, WELL]), [1, 0], "and asked last");
         routes.released(0);
         assert_eq!(routes.order(at(102), &[WELL, WELL]), [0, 1]);
         routes.full(at(200), 0);
@@ -140,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_usable_endpoints_are_asked_and_each_once(
+        fn only_closed_endpoints_are_asked_each_once_and_full_ones_last(
             steps in prop::collection::vec(
                 (0_u64..50, prop::collection::vec(prop::option::of(0_u64..1_000), 4), 0_usize..8),
                 1..100,
@@ -157,11 +162,11 @@ mod tests {
                 let closed: Vec<_> = closed.into_iter().map(|since| since.map(at)).collect();
                 let order = routes.order(now, &closed);
                 for at in &order {
-                    prop_assert!(closed[*at].is_some() && !routes.is_full(now, *at));
+                    prop_assert!(closed[*at].is_some());
                     prop_assert_eq!(order.iter().filter(|other| *other == at).count(), 1);
                 }
-                let usable = |at: &usize| closed[*at].is_some() && !routes.is_full(now, *at);
-                prop_assert_eq!(order.len(), (0..4).filter(usable).count());
+                prop_assert!(order.is_sorted_by_key(|at| routes.is_full(now, *at)));
+                prop_assert_eq!(order.len(), (0..4).filter(|at| closed[*at].is_some()).count());
             }
         }
     }

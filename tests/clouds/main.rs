@@ -1,0 +1,5 @@
+//! Sandboxes at clouds: the provider `e2b` behind its guards, against a cloud with true books, on
+//! fair and on very rough ways.
+
+mod life;
+mod rig;
