@@ -15,7 +15,7 @@ returns.resample("W").sum()
 returns.cumsum().iloc[-1]
 prices.groupby(prices.index.month)["close"].agg(["mean", "std", "max"])
 prices.merge(returns.rename("return"), left_index=True, right_index=True)
-prices.tail(3).to_html()
+prices._repr_html_()
 repr(prices)
 pandas.read_csv(io.StringIO(prices.to_csv()), index_col=0, parse_dates=True)
 numpy.linalg.lstsq(numpy.eye(4), numpy.ones(4), rcond=None)

@@ -7,6 +7,7 @@ process and can write to that socket too.
 Standard library only; CPython 3.9 to 3.14.
 """
 
+import _thread
 import ast
 import builtins
 import collections
@@ -25,16 +26,12 @@ import time
 import traceback
 import types
 
-PROTOCOL = 1
-HOME = "/home/user"
+import _sandpit_shown as shown
 
-# Longest representation of a result, in characters. The engine takes 256 KiB in all.
-RESULT_MAX = 128 * 1024
+PROTOCOL = 2
 # Longest text and traceback of an exception, in characters.
 TEXT_MAX = 16 * 1024
 TRACEBACK_MAX = 64 * 1024
-# Seconds a representation may take.
-REPR_SECONDS = 2.0
 # Cells whose source is kept for tracebacks.
 SOURCES_MAX = 64
 
@@ -42,7 +39,9 @@ SOURCES_MAX = 64
 READ_MAX = 64 * 1024
 
 LENGTHS = struct.Struct("<II")
-PLAIN = (int, float, bool, str, bytes, complex, type(None))
+
+# Where modules are that programs for notebooks expect, should their template not have them.
+NOTEBOOK = "/opt/sandpit/notebook"
 
 # References of our own, so that a cell that replaces them hurts itself only.
 _read = os.read
@@ -54,18 +53,17 @@ _loads = json.loads
 _compile = compile
 _exec = exec
 _eval = eval
-_repr = repr
 _parse = ast.parse
 _fstat = os.fstat
 _dup2 = os.dup2
 _signal = signal.signal
-_setitimer = signal.setitimer
+_sigmask = signal.pthread_sigmask
+_modules = sys.modules
+_plain = shown.PLAIN
+_plain_frame = shown.plain_frame
+shorten = shown.shorten
 _memmove = ctypes.memmove
 _place = struct.Struct("=i").pack
-
-
-class TooSlow(BaseException):
-    """A representation took longer than it may."""
 
 
 def prepare():
@@ -138,6 +136,13 @@ class Worker:
         sys.modules["__main__"] = self.module
         self.flush_c = ctypes.PyDLL(None).fflush
         sys.path.insert(0, "")
+        sys.path.append(NOTEBOOK)
+        self.screen = shown.Screen(self.send_whole, self.err.write)
+        self.signals = frozenset(signal.valid_signals())
+        self.one_sends = _thread.allocate_lock()
+        builtins.display = self.screen.display
+        if shown.FIGURES in sys.modules:
+            self.screen.draw()
         sys.argv = [""]
         sys.stdin = io.TextIOWrapper(io.BytesIO(b""), encoding="utf-8")
         sys.stdout = sys.__stdout__ = self.out
@@ -203,6 +208,19 @@ class Worker:
         while view:
             view = view[_write(self.channel, view):]
 
+    def send_whole(self, data):
+        """Sends while a cell runs, which signals interrupt where it is: not in here. What the cell
+        has written before is there before."""
+        if _getpid() != self.pid:
+            return
+        mask = _sigmask(signal.SIG_BLOCK, self.signals)
+        try:
+            with self.one_sends:
+                self.flush()
+                self.send(data)
+        finally:
+            _sigmask(signal.SIG_SETMASK, mask)
+
     # Cells.
 
     def serve(self):
@@ -212,6 +230,8 @@ class Worker:
             header, body = self.receive_frame()
             if header["op"] == "env":
                 os.environ.update(header["env"])
+            elif header["op"] == "cwd":
+                os.chdir(header["cwd"])
             elif header["op"] == "data":
                 hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
                 resource.setrlimit(resource.RLIMIT_DATA, (header["bytes"], hard))
@@ -227,22 +247,35 @@ class Worker:
         self.count += 1
         name = "<cell %d>" % self.count
         before = self.enter(header)
-        frames = b""
+        number = header["id"]
+        self.screen.begin(number)
+        frames, error = b"", None
         try:
             try:
                 value = self.run(code, name, params)
-                if value is not None:
-                    frames = self.result(header["id"], value)
+                if type(value) in _plain:
+                    if value is not None:
+                        frames = _plain_frame(number, value)
+                else:
+                    frames = self.screen.value(value)
+                    self.screen.note_figure(value)
             finally:
                 self.running = False
-        except BaseException as error:
-            frames = self.raised(header["id"], error)
+        except BaseException as raised:
+            error = raised
+        pyplot = _modules.get(shown.FIGURES)
+        if pyplot is not None and pyplot.Gcf.figs:
+            frames, error = self.draw(frames, error)
+        self.screen.end()
+        if error is not None:
+            frames += self.raised(number, error)
         # A child that the cell forked and that did not end there must not answer in our name.
         if _getpid() != self.pid:
             _exit(0)
         self.leave(before)
         self.flush()
-        self.send(frames + self.frame({"op": "done", "id": header["id"]}))
+        done = b'{"op":"done","id":%d}' % number
+        self.send(frames + LENGTHS.pack(len(done), 0) + done)
 
     def run(self, code, name, params):
         self.remember(name, code)
@@ -300,28 +333,19 @@ class Worker:
         while len(self.sources) > SOURCES_MAX:
             linecache.cache.pop(self.sources.popleft(), None)
 
-    def result(self, number, value):
-        text = self.representation(value)
-        return self.frame({"op": "result", "id": number}, text.encode("utf-8", "backslashreplace"))
-
-    def representation(self, value):
-        if type(value) in PLAIN:
-            return shorten(_repr(value), RESULT_MAX)
-        self.running = True
-
-        def too_slow(_number, _frame):
-            raise TooSlow
-
-        handler = _signal(signal.SIGALRM, too_slow)
-        _setitimer(signal.ITIMER_REAL, REPR_SECONDS)
+    def draw(self, frames, error):
+        """Shows open figures after the value of the cell, as if the cell had done it."""
         try:
-            return shorten(_repr(value), RESULT_MAX)
-        except TooSlow:
-            raise TimeoutError("the representation of the result took longer than 2 s") from None
-        finally:
-            _setitimer(signal.ITIMER_REAL, 0)
-            _signal(signal.SIGALRM, handler)
-            self.running = False
+            try:
+                self.running = not isinstance(error, KeyboardInterrupt)
+                if frames:
+                    self.send_whole(frames)
+                self.screen.figures()
+            finally:
+                self.running = False
+        except BaseException as raised:
+            error = error or raised
+        return b"", error
 
     def raised(self, number, error):
         try:
@@ -384,12 +408,6 @@ def user_frames(error):
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     return trace
-
-
-def shorten(text, length):
-    if len(text) <= length:
-        return text
-    return text[:length] + "... (%d characters more)" % (len(text) - length)
 
 
 def no_input(_prompt=""):

@@ -119,6 +119,18 @@ def gather():
         libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(HUGE_PAGE), MADV_COLLAPSE)
 
 
+def wait_for_sandbox(sync):
+    """Waits until the keeper says that the sandbox stands. The number of its Landlock rules, if it
+    has any."""
+    kind = socket.SOCK_SEQPACKET
+    keeper = socket.socket(socket.AF_UNIX, kind, 0, fileno=sync)
+    said, beside, _, _ = keeper.recvmsg(PACKET_MAX, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+    keeper.detach()
+    if not said:
+        os._exit(NOT_LOCKED)
+    return struct.unpack("i", beside[0][2])[0] if beside else None
+
+
 class CloneArgs(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_uint64)
@@ -236,15 +248,14 @@ class Zygote:
 
     def fork(self, order, files):
         init, sync, channel, out, err = files[:5]
-        rest = files[5:]
-        rules = rest.pop(0) if order["landlock"] else None
+        groups = files[5:]
         check(libc.setns(init, CLONE_NEWPID), "entering the process ids of the sandbox")
         before_fork()
-        pid = self.clone(rest if order["clone_into"] else [])
+        pid = self.clone(groups if order["clone_into"] else [])
         if pid == 0:
             after_fork_child()
             try:
-                self.become_worker(order, init, sync, rules, channel, out, err, rest)
+                self.become_worker(order, init, sync, channel, out, err, groups)
                 self.worker.serve()
             finally:
                 os._exit(NOT_LOCKED)
@@ -265,12 +276,13 @@ class Zygote:
             return syscall(SYS_CLONE, flags, none, none, none, address)
         return syscall(SYS_CLONE, flags, none, none, address, none)
 
-    def become_worker(self, order, init, sync, rules, channel, out, err, groups):
+    def become_worker(self, order, init, sync, channel, out, err, groups):
         if os.getpid() == self.pid:
             os._exit(SAME_PID)
         if not order["clone_into"]:
             for group in groups:
                 os.write(group, b"0")
+        rules = wait_for_sandbox(sync)
         check(libc.setns(init, ALL_BUT_PID), "entering the sandbox")
         null = os.open("/dev/null", os.O_RDONLY)
         # Up first, so that none of the targets is a source still needed.
@@ -290,12 +302,12 @@ class Zygote:
         os.close(SYNC_FD)
 
 
-def load_worker():
-    """Imports the worker from beside this file without leaving that folder on the path."""
+def load(name):
+    """Imports what is beside this file without leaving that folder on the path."""
     import importlib.util
 
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
-    spec = importlib.util.spec_from_file_location("_sandpit_worker", path)
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    spec = importlib.util.spec_from_file_location("_sandpit_" + name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -304,7 +316,8 @@ def load_worker():
 
 def main():
     zygote = Zygote()
-    zygote.warm(load_worker())
+    load("shown")
+    zygote.warm(load("worker"))
     zygote.serve()
 
 

@@ -353,6 +353,8 @@ pub enum ExecEvent {
     Started {
         /// Process id inside.
         pid: u32,
+        /// How many cells its context has begun with this one, from 1 on; `None` for a command.
+        count: Option<u64>,
     },
     /// It wrote to standard output.
     Stdout(Bytes),
@@ -431,6 +433,8 @@ pub enum KilledBy {
     Output,
     /// It broke the protocol between worker and engine.
     Protocol,
+    /// Its context was begun anew or removed under it.
+    Restart,
 }
 
 /// The events of one execution. Dropping it before the end interrupts the execution.
@@ -456,10 +460,18 @@ impl ExecStream {
 pub struct Sample {
     /// Processor time so far.
     pub cpu: Duration,
+    /// Processors it may use at once.
+    pub cpu_count: u32,
     /// Memory in bytes.
     pub memory: u64,
+    /// Of those, bytes of files; 0 where nobody counts them apart.
+    pub memory_cache: u64,
+    /// Most memory it may use, in bytes.
+    pub memory_max: u64,
     /// Bytes in its files.
     pub disk: u64,
+    /// Most bytes that its files may have together.
+    pub disk_max: u64,
     /// Processes alive.
     pub processes: u32,
     /// `cgroup` or `proc`.

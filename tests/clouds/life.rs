@@ -12,7 +12,7 @@ use crate::rig::{self, cell, create, end_of, listed, run, sandbox};
 
 #[tokio::test]
 async fn a_sandbox_lives_at_a_cloud_under_the_id_we_gave_it() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let provider = rig::endpoint("eu", &cloud.url());
     provider.prepare("python", Progress::silent()).await.expect("it is there");
     let created = provider.create(create(1)).await.expect("a sandbox");
@@ -38,7 +38,7 @@ async fn a_sandbox_lives_at_a_cloud_under_the_id_we_gave_it() {
 
 #[tokio::test]
 async fn whoever_starts_again_finds_its_sandboxes_and_nobody_elses() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let before = rig::endpoint("eu", &cloud.url());
     for number in 1..=20 {
         before.create(create(number)).await.expect("a sandbox");
@@ -57,7 +57,7 @@ async fn whoever_starts_again_finds_its_sandboxes_and_nobody_elses() {
 #[tokio::test]
 async fn an_answer_that_was_lost_makes_no_second_sandbox() {
     // A cloud that does not know what was sent before: the look-up alone must prevent it.
-    let cloud = Cloud::start("eu", false).await;
+    let cloud = Cloud::start("eu", false, 7).await;
     let losing = Weather::Losing("POST /v2/sandboxes HTTP".to_owned());
     let way = Proxy::start(cloud.address(), losing, Duration::ZERO, 1).await;
     let provider = rig::endpoint("eu", &way.url());
@@ -69,7 +69,7 @@ async fn an_answer_that_was_lost_makes_no_second_sandbox() {
 
 #[tokio::test]
 async fn what_was_lost_and_given_up_can_be_destroyed() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let losing = Weather::Losing("POST /v2/sandboxes HTTP".to_owned());
     let way = Proxy::start(cloud.address(), losing, Duration::ZERO, 1).await;
     let provider = rig::endpoint("eu", &way.url());
@@ -80,7 +80,7 @@ async fn what_was_lost_and_given_up_can_be_destroyed() {
 
 #[tokio::test]
 async fn a_sandbox_that_nobody_has_yet_is_paused_where_that_is_free() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let mut options = rig::options("eu", &cloud.url());
     options.park = true;
     let provider = sandpit_sandbox::e2b::E2b::new(options).expect("an endpoint");
@@ -101,7 +101,7 @@ async fn a_sandbox_that_nobody_has_yet_is_paused_where_that_is_free() {
 
 #[tokio::test]
 async fn a_sandbox_that_the_cloud_ended_is_told_as_ended() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let provider = rig::endpoint("eu", &cloud.url());
     let mut endings = provider.endings();
     provider.create(create(1)).await.expect("a sandbox");
@@ -113,7 +113,7 @@ async fn a_sandbox_that_the_cloud_ended_is_told_as_ended() {
 
 #[tokio::test]
 async fn a_key_that_is_refused_is_told_and_not_shown() {
-    let cloud = Cloud::start("eu", true).await;
+    let cloud = Cloud::start("eu", true, 7).await;
     let mut options = rig::options("eu", &cloud.url());
     options.key = sandpit_sandbox::e2b::ApiKey::read("e2b_wrong_secret").expect("a key");
     let provider = sandpit_sandbox::e2b::E2b::new(options).expect("an endpoint");

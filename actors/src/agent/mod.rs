@@ -20,14 +20,14 @@ use actix::prelude::*;
 use policy::{Agents, Effect, Event, Limits};
 use sandpit_messages::id::{AgentId, ExecId};
 use sandpit_messages::refusal::Refusal;
+use sandpit_messages::time::Moment;
 use tokio::sync::{broadcast, mpsc};
-use tracing::Span;
 
 use crate::bus::{Bus, Message};
 use crate::clock::Clock;
 use crate::exec::{self, ExecActor};
 use crate::market::MarketActor;
-use crate::shell::{Alarm, Ticket, guarded};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket};
 use crate::supervise::{ActorRef, Asked, Caller, Life, NotAnswered, Signal, heed};
 
 pub use order::{Code, Feed, Order};
@@ -57,7 +57,7 @@ pub const ENDED_ROOM: usize = 1_024;
 const TOLD_MAX: usize = 8_192;
 
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Launch(Caller<Result<Launched, Refusal>>),
     Halt(Caller<Result<AgentState, Refusal>>),
     Await(Caller<Result<sandpit_messages::agent::AgentRun, Refusal>>),
@@ -66,18 +66,16 @@ enum Asker {
 /// The actor.
 #[derive(Debug)]
 pub struct AgentActor {
-    life: Life,
+    core: Core,
     agents: Agents,
     limits: Limits,
     ports: Ports,
-    askers: BTreeMap<Ticket, Asker>,
-    tickets: u64,
+    askers: Askers<Asker>,
     /// What hears the feed of each run.
     ears: BTreeMap<ExecId, SpawnHandle>,
     tell: mpsc::Sender<Message>,
     /// Until the actor has started.
     told: Option<mpsc::Receiver<Message>>,
-    alarm: Alarm,
 }
 
 impl AgentActor {
@@ -85,102 +83,14 @@ impl AgentActor {
     pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         let (tell, told) = mpsc::channel(TOLD_MAX);
         Self {
-            life,
+            core: Core::new(life, ports.clock),
             agents: Agents::recover(limits, seed),
             limits,
             ports,
-            askers: BTreeMap::new(),
-            tickets: 0,
+            askers: Askers::default(),
             ears: BTreeMap::new(),
             tell,
             told: Some(told),
-            alarm: Alarm::default(),
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        let asked = match event {
-            Event::Launch { ticket, .. }
-            | Event::Halt { ticket, .. }
-            | Event::Await { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("agent", event, |event| self.agents.step(now, event)) {
-            Some(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                let at = self.agents.next_deadline();
-                self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-            }
-            None => {
-                if let Some(ticket) = asked {
-                    self.refuse(ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
-        match effect {
-            Effect::Listen { exec, feed } => {
-                let bus = Arc::clone(&self.ports.bus);
-                Self::spawn(ctx, feed::listen(bus, feed), move |heard, actor, ctx| match heard {
-                    Ok(Ok(heard)) => {
-                        actor.hear(exec, heard, ctx);
-                        Event::Listening { exec }
-                    }
-                    Ok(Err(error)) => Event::NotListening { exec, why: error.to_string() },
-                    Err(panic) => Event::NotListening { exec, why: panic.to_string() },
-                });
-            }
-            Effect::Replay { exec, ask } => {
-                let market = self.ports.market.clone();
-                let asking = async move { market.ask_settled(ask).await };
-                Self::spawn(ctx, asking, move |started, _, _| {
-                    match started.unwrap_or(Err(NotAnswered::Interrupted)) {
-                        Ok(Ok(started)) => Event::Replaying { exec, started: Box::new(started) },
-                        Ok(Err(refusal)) => Event::NotReplaying { exec, refusal },
-                        // Asked again, it is the same replay.
-                        Err(_) => Event::NotReplaying { exec, refusal: Refusal::Restarting },
-                    }
-                });
-            }
-            Effect::Fetch { exec, feed, node, after, symbols } => {
-                let (bus, clock) = (Arc::clone(&self.ports.bus), self.ports.clock);
-                let fetching = feed::fetch(bus, clock, feed, node, after, symbols);
-                Self::spawn(ctx, fetching, move |fetched, _, _| match fetched {
-                    Ok(Ok(bars)) => Event::Fetched { exec, bars: Box::new(bars) },
-                    Ok(Err(why)) => Event::NotFetched { exec, why },
-                    Err(_) => Event::NotFetched { exec, why: policy::NoBars::Later },
-                });
-            }
-            Effect::Cell { exec, cell, order, work } => self.run(exec, cell, &order, &work, ctx),
-            Effect::Leave { exec } => {
-                if let Some(ear) = self.ears.remove(&exec) {
-                    ctx.cancel_future(ear);
-                }
-            }
-            Effect::Tell { fills } => {
-                for fill in fills {
-                    self.publish(feed::filled(&fill));
-                }
-            }
-            Effect::Ended { agent } => self.tell_end(agent),
-            Effect::Launched { ticket, exec } => {
-                if let Some(Asker::Launch(caller)) = self.askers.remove(&ticket) {
-                    // It works on, whether anybody waits to hear it or not.
-                    let _ = caller.answer(Ok(Launched { exec }));
-                }
-            }
-            Effect::Show { ticket, agent } => self.show(ticket, agent),
-            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
         }
     }
 
@@ -250,7 +160,7 @@ impl AgentActor {
 
     fn show(&mut self, ticket: Ticket, agent: AgentId) {
         let gone = || Refusal::NoSuch { what: "agent", name: agent.to_string() };
-        match self.askers.remove(&ticket) {
+        match self.askers.take(ticket) {
             Some(Asker::Halt(caller)) => {
                 // It is halted, whether anybody waits to hear it or not.
                 let _ = caller.answer(self.agents.state_of(agent).ok_or_else(gone));
@@ -263,28 +173,108 @@ impl AgentActor {
             Some(Asker::Launch(_)) | None => {}
         }
     }
+}
+
+impl Shell for AgentActor {
+    const NAME: &'static str = "agent";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.agents.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.agents.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Launch { ticket, .. }
+            | Event::Halt { ticket, .. }
+            | Event::Await { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Listen { exec, feed } => {
+                let bus = Arc::clone(&self.ports.bus);
+                Self::spawn(ctx, feed::listen(bus, feed), move |heard, actor, ctx| match heard {
+                    Ok(Ok(heard)) => {
+                        actor.hear(exec, heard, ctx);
+                        Event::Listening { exec }
+                    }
+                    Ok(Err(error)) => Event::NotListening { exec, why: error.to_string() },
+                    Err(panic) => Event::NotListening { exec, why: panic.to_string() },
+                });
+            }
+            Effect::Replay { exec, ask } => {
+                let market = self.ports.market.clone();
+                let asking = async move { market.ask_settled(ask).await };
+                Self::spawn(ctx, asking, move |started, _, _| {
+                    match started.unwrap_or(Err(NotAnswered::Interrupted)) {
+                        Ok(Ok(started)) => Event::Replaying { exec, started: Box::new(started) },
+                        Ok(Err(refusal)) => Event::NotReplaying { exec, refusal },
+                        // Asked again, it is the same replay.
+                        Err(_) => Event::NotReplaying { exec, refusal: Refusal::Restarting },
+                    }
+                });
+            }
+            Effect::Fetch { exec, feed, node, after, symbols } => {
+                let (bus, clock) = (Arc::clone(&self.ports.bus), self.ports.clock);
+                let fetching = feed::fetch(bus, clock, feed, node, after, symbols);
+                Self::spawn(ctx, fetching, move |fetched, _, _| match fetched {
+                    Ok(Ok(bars)) => Event::Fetched { exec, bars: Box::new(bars) },
+                    Ok(Err(why)) => Event::NotFetched { exec, why },
+                    Err(_) => Event::NotFetched { exec, why: policy::NoBars::Later },
+                });
+            }
+            Effect::Cell { exec, cell, order, work } => self.run(exec, cell, &order, &work, ctx),
+            Effect::Leave { exec } => {
+                if let Some(ear) = self.ears.remove(&exec) {
+                    ctx.cancel_future(ear);
+                }
+            }
+            Effect::Tell { fills } => {
+                for fill in fills {
+                    self.publish(feed::filled(&fill));
+                }
+            }
+            Effect::Ended { agent } => self.tell_end(agent),
+            Effect::Launched { ticket, exec } => {
+                if let Some(Asker::Launch(caller)) = self.askers.take(ticket) {
+                    // It works on, whether anybody waits to hear it or not.
+                    let _ = caller.answer(Ok(Launched { exec }));
+                }
+            }
+            Effect::Show { ticket, agent } => self.show(ticket, agent),
+            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
+        }
+    }
 
     fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
         // Whoever hung up needs no refusal.
-        match self.askers.remove(&ticket) {
+        match self.askers.take(ticket) {
             Some(Asker::Launch(caller)) => drop(caller.answer(Err(refusal))),
             Some(Asker::Halt(caller)) => drop(caller.answer(Err(refusal))),
             Some(Asker::Await(caller)) => drop(caller.answer(Err(refusal))),
             None => {}
         }
     }
+}
 
-    fn ask(
-        &mut self,
-        asker: Asker,
-        span: &Span,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Ticket) -> Event,
-    ) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, asker);
-        span.in_scope(|| self.step(event(ticket), ctx));
+impl Answering for AgentActor {
+    type Asker = Asker;
+
+    fn askers(&mut self) -> &mut Askers<Asker> {
+        &mut self.askers
     }
 }
 

@@ -32,8 +32,7 @@ const ALSO: &[(&str, &str, u32)] = &[
 /// Other names of templates. A template that has such a name itself is that template.
 const TEMPLATES: &[(&str, &str)] = &[
     ("node", "nodejs"),
-    ("code-interpreter", "python"),
-    ("code-interpreter-v1", "python"),
+    ("code-interpreter", "code-interpreter-v1"),
     ("python3", "python"),
     ("trading_agent", "trading"),
 ];

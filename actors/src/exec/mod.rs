@@ -31,7 +31,7 @@ use crate::clock::Clock;
 use crate::metrics::metrics;
 use crate::pool::policy::{AtExpiry, Cause, Order as PoolOrder};
 use crate::pool::{Acquire, Describe, PoolActor, Release, Use, Used};
-use crate::shell::{Alarm, Ticket, guarded};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket};
 use crate::supervise::{ActorRef, Asked, Caller, Life, NotAnswered, Question, Signal, heed};
 
 /// Asks for something to be run; answered when it ended.
@@ -107,7 +107,7 @@ pub struct CacheView {
 }
 
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Run { caller: Caller<Result<Arc<Executed>, Refusal>>, template: String, since: Moment },
     Cancel(Caller<bool>),
     Close(Caller<()>),
@@ -158,146 +158,30 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct ExecActor {
-    life: Life,
+    core: Core,
     execs: Execs,
     ports: Ports,
     /// The provider's kind, for spans.
     kind: &'static str,
-    askers: BTreeMap<Ticket, (Asker, Span)>,
+    askers: Askers<(Asker, Span)>,
     begun: BTreeMap<ExecId, Begun>,
-    tickets: u64,
-    alarm: Alarm,
 }
 
 impl ExecActor {
     /// The next incarnation. `seed` must differ from life to life.
     pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         Self {
-            life,
+            core: Core::new(life, ports.clock),
             execs: Execs::recover(limits, seed),
             kind: ports.provider.descriptor().kind,
             ports,
-            askers: BTreeMap::new(),
+            askers: Askers::default(),
             begun: BTreeMap::new(),
-            tickets: 0,
-            alarm: Alarm::default(),
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        let asked = match event {
-            Event::Run { ticket, .. }
-            | Event::Cancel { ticket, .. }
-            | Event::Close { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("exec", event, |event| self.execs.step(now, event)) {
-            Some(effects) => {
-                for effect in effects {
-                    self.carry_out(now, effect, ctx);
-                }
-                let at = self.execs.next_deadline();
-                self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-            }
-            None => {
-                // Whoever asked what broke us should not ask it again; everybody else may.
-                if let Some(ticket) = asked {
-                    self.refuse(now, ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, now: Moment, effect: Effect, ctx: &mut Context<Self>) {
-        let pool = self.ports.pool.clone();
-        match effect {
-            Effect::Describe { ticket, order, template, until } => {
-                let question = Describe { template: template.clone(), until };
-                let describing = async move { pool.ask_settled(question).await };
-                self.spawn(describing, self.span_of(ticket), ctx, move |described| {
-                    match settled(described) {
-                        Ok(info) => {
-                            let key = Key::of(&order, &template, &info.digest);
-                            Event::Described { ticket, key }
-                        }
-                        Err(refusal) => Event::NotDescribed { ticket, refusal },
-                    }
-                });
-            }
-            Effect::Use { exec, ticket, tenant, sandbox, until } => {
-                let question = Use { tenant, sandbox, exec, until };
-                let asking = async move { pool.ask_settled(question).await };
-                self.spawn(asking, self.span_of(ticket), ctx, move |allowed| {
-                    match settled(allowed) {
-                        Ok(_) => Event::Given { exec, sandbox, lent: Lent::Held },
-                        Err(refusal) => Event::NotGiven { exec, refusal },
-                    }
-                });
-            }
-            Effect::Acquire { exec, ticket, tenant, template, time_max, until } => {
-                let time_max = time_max + FRESH_SLACK;
-                let order = Arc::new(PoolOrder {
-                    tenant,
-                    template,
-                    name: Some(exec.to_string()),
-                    memory_mb: None,
-                    cpu_count: None,
-                    lifetime: time_max,
-                    idle_timeout: time_max,
-                    env: BTreeMap::new(),
-                    metadata: BTreeMap::new(),
-                    at_expiry: AtExpiry::End,
-                });
-                let asking = async move { pool.ask_settled(Acquire { order, until }).await };
-                self.spawn(asking, self.span_of(ticket), ctx, move |granted| {
-                    match settled(granted) {
-                        Ok(granted) => {
-                            let sandbox = granted.sandbox;
-                            Event::Given { exec, sandbox, lent: Lent::Fresh }
-                        }
-                        Err(refusal) => Event::NotGiven { exec, refusal },
-                    }
-                });
-            }
-            Effect::Start { exec, ticket, sandbox, order } => {
-                self.start(now, exec, ticket, sandbox, order, ctx);
-            }
-            Effect::Stop { exec } => {
-                if let Some(begun) = self.begun.remove(&exec) {
-                    begun.stop.abort();
-                }
-            }
-            Effect::Used { exec, sandbox, sandbox_usable } => {
-                let question = Used { sandbox, exec, sandbox_usable };
-                tell(pool, question);
-            }
-            Effect::Release { sandbox } => tell(pool, Release { sandbox, cause: Cause::Finished }),
-            Effect::Answer { ticket, result, source } => self.answer(ticket, result, source),
-            Effect::Cancelled { ticket, was_running } => {
-                if let Some((Asker::Cancel(caller), _)) = self.askers.remove(&ticket) {
-                    // It is stopped, whether anybody waits to hear it or not.
-                    let _ = caller.answer(was_running);
-                }
-            }
-            Effect::Closed { ticket } => {
-                if let Some((Asker::Close(caller), _)) = self.askers.remove(&ticket) {
-                    // The node ends without it too.
-                    let _ = caller.answer(());
-                }
-            }
-            Effect::Refuse { ticket, refusal } => self.refuse(now, ticket, refusal),
         }
     }
 
     fn start(
         &mut self,
-        now: Moment,
         exec: ExecId,
         ticket: Ticket,
         sandbox: SandboxId,
@@ -305,7 +189,7 @@ impl ExecActor {
         ctx: &mut Context<Self>,
     ) {
         let (provider, bus) = (Arc::clone(&self.ports.provider), Arc::clone(&self.ports.bus));
-        let whole = self.span_of(ticket);
+        let (now, whole) = (self.core.clock.now(), self.span_of(ticket));
         whole.record("sandpit.exec.id", exec.as_str());
         whole.record("sandpit.sandbox.id", sandbox.as_str());
         let span = info_span!(
@@ -315,7 +199,7 @@ impl ExecActor {
             sandpit.operation = "exec",
             sandpit.sandbox.id = %sandbox,
         );
-        let asker = self.askers.get(&ticket).map(|(asker, _)| asker);
+        let asker = self.askers.get(ticket).map(|(asker, _)| asker);
         let (template, queued) = match asker {
             Some(Asker::Run { template, since, .. }) => (template.clone(), now.since(*since)),
             _ => (String::new(), Duration::ZERO),
@@ -389,7 +273,7 @@ impl ExecActor {
     }
 
     fn answer(&mut self, ticket: Ticket, result: Arc<Executed>, source: Source) {
-        let Some((Asker::Run { caller, .. }, span)) = self.askers.remove(&ticket) else { return };
+        let Some((Asker::Run { caller, .. }, span)) = self.askers.take(ticket) else { return };
         let word = match source {
             Source::Ran => "off",
             Source::Missed => "miss",
@@ -409,31 +293,8 @@ impl ExecActor {
         let _ = caller.answer(Ok(result));
     }
 
-    fn refuse(&mut self, now: Moment, ticket: Ticket, refusal: Refusal) {
-        let Some((asker, span)) = self.askers.remove(&ticket) else { return };
-        span.record("sandpit.outcome", tracing::field::display(&refusal));
-        if let Asker::Run { caller, since, .. } = asker {
-            tracing::debug!(parent: &span, waited = ?now.since(since), %refusal, "refused");
-            // Whoever hung up needs no refusal.
-            let _ = caller.answer(Err(refusal));
-        }
-    }
-
-    fn ask(
-        &mut self,
-        asker: Asker,
-        span: Span,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Ticket) -> Event,
-    ) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, (asker, span.clone()));
-        span.in_scope(|| self.step(event(ticket), ctx));
-    }
-
     fn span_of(&self, ticket: Ticket) -> Span {
-        self.askers.get(&ticket).map_or_else(Span::none, |(_, span)| span.clone())
+        self.askers.get(ticket).map_or_else(Span::none, |(_, span)| span.clone())
     }
 }
 
@@ -477,6 +338,133 @@ fn label(result: &Executed) -> &'static str {
         Executed { oom_killed: true, .. } | Executed { signal: Some(_), .. } => "killed",
         Executed { exit_code: 0, .. } => "ok",
         _ => "failed",
+    }
+}
+
+impl Shell for ExecActor {
+    const NAME: &'static str = "exec";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.execs.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.execs.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Run { ticket, .. }
+            | Event::Cancel { ticket, .. }
+            | Event::Close { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let pool = self.ports.pool.clone();
+        match effect {
+            Effect::Describe { ticket, order, template, until } => {
+                let question = Describe { template: template.clone(), until };
+                let describing = async move { pool.ask_settled(question).await };
+                self.spawn(describing, self.span_of(ticket), ctx, move |described| {
+                    match settled(described) {
+                        Ok(info) => {
+                            let key = Key::of(&order, &template, &info.digest);
+                            Event::Described { ticket, key }
+                        }
+                        Err(refusal) => Event::NotDescribed { ticket, refusal },
+                    }
+                });
+            }
+            Effect::Use { exec, ticket, tenant, sandbox, until } => {
+                let question = Use { tenant, sandbox, exec, until };
+                let asking = async move { pool.ask_settled(question).await };
+                self.spawn(asking, self.span_of(ticket), ctx, move |allowed| {
+                    match settled(allowed) {
+                        Ok(_) => Event::Given { exec, sandbox, lent: Lent::Held },
+                        Err(refusal) => Event::NotGiven { exec, refusal },
+                    }
+                });
+            }
+            Effect::Acquire { exec, ticket, tenant, template, time_max, until } => {
+                let time_max = time_max + FRESH_SLACK;
+                let order = Arc::new(PoolOrder {
+                    tenant,
+                    template,
+                    name: Some(exec.to_string()),
+                    memory_mb: None,
+                    cpu_count: None,
+                    lifetime: time_max,
+                    idle_timeout: time_max,
+                    env: BTreeMap::new(),
+                    metadata: BTreeMap::new(),
+                    at_expiry: AtExpiry::End,
+                });
+                let asking = async move { pool.ask_settled(Acquire { order, until }).await };
+                self.spawn(asking, self.span_of(ticket), ctx, move |granted| {
+                    match settled(granted) {
+                        Ok(granted) => {
+                            let sandbox = granted.sandbox;
+                            Event::Given { exec, sandbox, lent: Lent::Fresh }
+                        }
+                        Err(refusal) => Event::NotGiven { exec, refusal },
+                    }
+                });
+            }
+            Effect::Start { exec, ticket, sandbox, order } => {
+                self.start(exec, ticket, sandbox, order, ctx);
+            }
+            Effect::Stop { exec } => {
+                if let Some(begun) = self.begun.remove(&exec) {
+                    begun.stop.abort();
+                }
+            }
+            Effect::Used { exec, sandbox, sandbox_usable } => {
+                let question = Used { sandbox, exec, sandbox_usable };
+                tell(pool, question);
+            }
+            Effect::Release { sandbox } => tell(pool, Release { sandbox, cause: Cause::Finished }),
+            Effect::Answer { ticket, result, source } => self.answer(ticket, result, source),
+            Effect::Cancelled { ticket, was_running } => {
+                if let Some((Asker::Cancel(caller), _)) = self.askers.take(ticket) {
+                    // It is stopped, whether anybody waits to hear it or not.
+                    let _ = caller.answer(was_running);
+                }
+            }
+            Effect::Closed { ticket } => {
+                if let Some((Asker::Close(caller), _)) = self.askers.take(ticket) {
+                    // The node ends without it too.
+                    let _ = caller.answer(());
+                }
+            }
+            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        let Some((asker, span)) = self.askers.take(ticket) else { return };
+        span.record("sandpit.outcome", tracing::field::display(&refusal));
+        if let Asker::Run { caller, since, .. } = asker {
+            tracing::debug!(parent: &span, waited = ?self.core.clock.now().since(since), %refusal, "refused");
+            // Whoever hung up needs no refusal.
+            let _ = caller.answer(Err(refusal));
+        }
+    }
+}
+
+impl Answering for ExecActor {
+    type Asker = (Asker, Span);
+
+    fn askers(&mut self) -> &mut Askers<(Asker, Span)> {
+        &mut self.askers
     }
 }
 
@@ -524,7 +512,7 @@ impl Handler<Asked<Run>> for ExecActor {
         };
         span.record("sandpit.template", template.as_str());
         let asker = Asker::Run { caller, template, since: self.ports.clock.now() };
-        self.ask(asker, span, ctx, |ticket| Event::Run { ticket, order, until });
+        self.ask((asker, span.clone()), &span, ctx, |ticket| Event::Run { ticket, order, until });
     }
 }
 
@@ -535,7 +523,7 @@ impl Handler<Asked<Cancel>> for ExecActor {
         let (Cancel { tenant, sandbox, exec }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Cancel { ticket, tenant, sandbox, exec };
-        self.ask(Asker::Cancel(caller), span, ctx, event);
+        self.ask((Asker::Cancel(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -545,7 +533,10 @@ impl Handler<Asked<Close>> for ExecActor {
     fn handle(&mut self, asked: Asked<Close>, ctx: &mut Context<Self>) {
         let (Close { until }, caller) = asked.open();
         let span = caller.span().clone();
-        self.ask(Asker::Close(caller), span, ctx, |ticket| Event::Close { ticket, until });
+        self.ask((Asker::Close(caller), span.clone()), &span, ctx, |ticket| Event::Close {
+            ticket,
+            until,
+        });
     }
 }
 

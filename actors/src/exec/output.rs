@@ -62,7 +62,7 @@ pub(super) async fn run(
     let (mut pid, mut shown, mut raised) = (0, None, None);
     let done = loop {
         match events.next().await {
-            Some(ExecEvent::Started { pid: started }) => pid = started,
+            Some(ExecEvent::Started { pid: started, .. }) => pid = started,
             Some(ExecEvent::Stdout(bytes)) => stdout.take_in(bytes).await,
             Some(ExecEvent::Stderr(bytes)) => stderr.take_in(bytes).await,
             Some(ExecEvent::Shown(value)) if value.is_main => {
@@ -150,7 +150,11 @@ fn ending(outcome: Outcome) -> Ending {
             Ending { exit_code: TIMED_OUT, signal: Some(SIGKILL) }
         }
         Outcome::Killed(
-            KilledBy::Interrupt | KilledBy::Memory | KilledBy::Output | KilledBy::Protocol,
+            KilledBy::Interrupt
+            | KilledBy::Memory
+            | KilledBy::Output
+            | KilledBy::Protocol
+            | KilledBy::Restart,
         )
         | Outcome::Lost => by(SIGKILL),
     }

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use futures_util::stream;
 use policy::{Effect, Event, Figures, Health, Limits, Overall, Use};
 use sandpit_messages::id::SandboxId;
+use sandpit_messages::time::Moment;
 use sandpit_sandbox::Provider;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,7 +20,7 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::clock::Clock;
 use crate::exec::RanIn;
 use crate::pool::{GetHeld, PoolActor};
-use crate::shell::{Alarm, guarded};
+use crate::shell::{Core, Shell};
 use crate::supervise::{ActorRef, Asked, Life, Question, Signal, heed};
 
 /// Longest one look at a sandbox may take.
@@ -63,39 +64,16 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct HealthActor {
-    life: Life,
+    core: Core,
     health: Health,
     ports: Ports,
-    alarm: Alarm,
 }
 
 impl HealthActor {
     /// The next incarnation.
     pub fn new(life: Life, limits: Limits, ports: Ports) -> Self {
         let health = Health::recover(limits, ports.clock.now());
-        Self { life, health, ports, alarm: Alarm::default() }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        match guarded("health", event, |event| self.health.step(now, event)) {
-            Some(effects) => {
-                for effect in effects {
-                    match effect {
-                        Effect::Sample => self.sample(ctx),
-                    }
-                }
-                let at = self.health.next_deadline();
-                self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-            }
-            None => {
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
+        Self { core: Core::new(life, ports.clock), health, ports }
     }
 
     fn sample(&self, ctx: &mut Context<Self>) {
@@ -128,6 +106,31 @@ async fn sample(ports: Ports) -> Option<Vec<Use>> {
         uses.extend(join_all(looks).await.into_iter().flatten());
     }
     Some(uses)
+}
+
+impl Shell for HealthActor {
+    const NAME: &'static str = "health";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.health.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.health.next_deadline()
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Sample => self.sample(ctx),
+        }
+    }
 }
 
 impl Actor for HealthActor {

@@ -13,13 +13,14 @@ use sandpit_messages::id::NodeId;
 use sandpit_messages::market::{Bars, GetBars, ReplayStarted, StartReplay};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::subject;
+use sandpit_messages::time::Moment;
 
 pub(crate) use prices::is_day;
 pub use prices::{NotPrices, Prices};
 
 use crate::bus::{Bus, Headers, Message};
 use crate::clock::Clock;
-use crate::shell::{Alarm, guarded};
+use crate::shell::{Core, Shell};
 use crate::supervise::{Asked, Life, Question, Signal, heed};
 
 impl Question for StartReplay {
@@ -46,56 +47,58 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct MarketActor {
-    life: Life,
+    core: Core,
     replays: Replays,
     ports: Ports,
-    alarm: Alarm,
 }
 
 impl MarketActor {
     /// The next incarnation.
     pub fn new(life: Life, limits: Limits, ports: Ports) -> Self {
         let replays = Replays::recover(limits, ports.node, ports.prices.clone());
-        Self { life, replays, ports, alarm: Alarm::default() }
+        Self { core: Core::new(life, ports.clock), replays, ports }
+    }
+}
+
+impl Shell for MarketActor {
+    const NAME: &'static str = "market";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
     }
 
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        let Some(effects) = guarded("market", event, |event| self.replays.step(now, event)) else {
-            self.life.fail();
-            ctx.terminate();
-            return;
-        };
-        for Effect::Publish { feed, bar } in effects {
-            let headers = Headers::new().with(CONTENT_TYPE, Codec::Json.content_type());
-            let body = Codec::Json.encode(&*bar).into();
-            let message = Message { subject: subject::market(&feed), headers, body };
-            let bus = Arc::clone(&self.ports.bus);
-            let publishing = tokio::task::spawn_local(async move { bus.publish(message).await });
-            ctx.spawn(publishing.into_actor(self).map(|joined, actor: &mut Self, ctx| {
-                let event = match joined {
-                    Ok(Ok(())) => Event::Published { feed },
-                    Ok(Err(error)) => {
-                        tracing::debug!(%feed, %error, "a bar was not published");
-                        Event::NotPublished { feed }
-                    }
-                    Err(panic) => {
-                        tracing::error!(%feed, %panic, "the bus panicked");
-                        Event::NotPublished { feed }
-                    }
-                };
-                actor.step(event, ctx);
-            }));
-        }
-        self.set_alarm(ctx);
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.replays.step(self.core.clock.now(), event)
     }
 
-    fn set_alarm(&mut self, ctx: &mut Context<Self>) {
-        let (now, at) = (self.ports.clock.now(), self.replays.next_deadline());
-        self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-            actor.alarm.rang();
-            actor.step(Event::Tick, ctx);
-        });
+    fn next_deadline(&self) -> Option<Moment> {
+        self.replays.next_deadline()
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let Effect::Publish { feed, bar } = effect;
+        let headers = Headers::new().with(CONTENT_TYPE, Codec::Json.content_type());
+        let body = Codec::Json.encode(&*bar).into();
+        let message = Message { subject: subject::market(&feed), headers, body };
+        let bus = Arc::clone(&self.ports.bus);
+        let publishing = tokio::task::spawn_local(async move { bus.publish(message).await });
+        ctx.spawn(publishing.into_actor(self).map(|joined, actor: &mut Self, ctx| {
+            let event = match joined {
+                Ok(Ok(())) => Event::Published { feed },
+                Ok(Err(error)) => {
+                    tracing::debug!(%feed, %error, "a bar was not published");
+                    Event::NotPublished { feed }
+                }
+                Err(panic) => {
+                    tracing::error!(%feed, %panic, "the bus panicked");
+                    Event::NotPublished { feed }
+                }
+            };
+            actor.step(event, ctx);
+        }));
     }
 }
 
@@ -111,7 +114,7 @@ impl Handler<Asked<StartReplay>> for MarketActor {
         let started = self.replays.start(self.ports.clock.now(), ask);
         // Whoever hung up can hear it on the bus.
         let _ = caller.answer(started);
-        self.set_alarm(ctx);
+        self.carry_out_all(Vec::new(), ctx);
     }
 }
 

@@ -3,7 +3,6 @@
 pub mod policy;
 mod questions;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::clock::Clock;
 use crate::metrics::metrics;
-use crate::shell::{Alarm, Ticket, guarded, outcome};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket, outcome};
 use crate::supervise::{Asked, Caller, Life, Signal, heed};
 
 /// A grant that found nobody waiting for it.
@@ -36,7 +35,7 @@ struct Untaken(SandboxId);
 
 /// Whoever waits, by what was asked.
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Acquire { caller: Caller<Result<Granted, Refusal>>, template: String, since: Moment },
     Describe(Caller<Result<TemplateInfo, Refusal>>),
     Use(Caller<Result<Allowed, Refusal>>),
@@ -68,16 +67,14 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct PoolActor {
-    life: Life,
+    core: Core,
     pool: Pool,
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
     /// The provider's kind, for spans and metrics.
     kind: &'static str,
-    askers: BTreeMap<Ticket, (Asker, Span)>,
-    tickets: u64,
-    alarm: Alarm,
+    askers: Askers<(Asker, Span)>,
     gauged: Option<Moment>,
 }
 
@@ -87,89 +84,13 @@ impl PoolActor {
         let templates = ports.provider.templates();
         let (pool, first) = Pool::recover(limits, ports.node, templates, seed);
         Self {
-            life,
+            core: Core::new(life, ports.clock),
             pool,
             first,
             kind: ports.provider.descriptor().kind,
             ports,
-            askers: BTreeMap::new(),
-            tickets: 0,
-            alarm: Alarm::default(),
+            askers: Askers::default(),
             gauged: None,
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        let asked = match event {
-            Event::Acquire { ticket, .. }
-            | Event::Describe { ticket, .. }
-            | Event::Use { ticket, .. }
-            | Event::Ask { ticket, .. }
-            | Event::Terminate { ticket, .. }
-            | Event::Retire { ticket, .. }
-            | Event::Close { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("pool", event, |event| self.pool.step(now, event)) {
-            Some(effects) => {
-                self.carry_out(effects, ctx);
-                let at = self.pool.next_deadline();
-                self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-                self.record_levels(now);
-            }
-            None => {
-                // Whoever asked what broke us should not ask it again; everybody else may.
-                if let Some(ticket) = asked {
-                    self.refuse(ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
-        for effect in effects {
-            let provider = Arc::clone(&self.ports.provider);
-            match effect {
-                Effect::List => {
-                    let listing = async move { provider.list().await };
-                    self.spawn(listing, Span::none(), ctx, |listed, _| match listed {
-                        Ok(found) => {
-                            let survivors = found.into_iter().map(|info| info.sandbox).collect();
-                            Event::Listed { survivors }
-                        }
-                        Err(_) => Event::ListFailed,
-                    });
-                }
-                Effect::Prepare { template } => self.prepare(template, ctx),
-                Effect::Boot { sandbox, template, for_caller } => {
-                    self.boot(sandbox, template, for_caller, ctx);
-                }
-                Effect::Adopt { sandbox, ticket, lease } => {
-                    let lease = Arc::unwrap_or_clone(lease);
-                    let span = info_span!(
-                        parent: self.span_of(Some(ticket)),
-                        "provider.attempt",
-                        sandpit.endpoint = self.kind,
-                        sandpit.operation = "adopt",
-                        sandpit.sandbox.id = %sandbox,
-                    );
-                    let adopting = async move { provider.adopt(sandbox, lease).await };
-                    self.spawn(adopting, span, ctx, move |adopted, _| match adopted {
-                        Ok(()) => Event::Adopted { sandbox },
-                        Err(error) => Event::AdoptFailed { sandbox, error },
-                    });
-                }
-                Effect::Turn { sandbox, turn } => self.turn(sandbox, turn, ctx),
-                Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
-                Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
-                Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
-            }
         }
     }
 
@@ -272,21 +193,8 @@ impl PoolActor {
         ctx.spawn(done);
     }
 
-    fn ask(
-        &mut self,
-        asker: Asker,
-        span: Span,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Ticket) -> Event,
-    ) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, (asker, span.clone()));
-        span.in_scope(|| self.step(event(ticket), ctx));
-    }
-
     fn answer(&mut self, ticket: Ticket, answer: Answer, ctx: &mut Context<Self>) {
-        let Some((asker, span)) = self.askers.remove(&ticket) else { return };
+        let Some((asker, span)) = self.askers.take(ticket) else { return };
         match (asker, answer) {
             (Asker::Acquire { caller, template, .. }, Answer::Granted(granted)) => {
                 let (result, source) =
@@ -313,26 +221,8 @@ impl PoolActor {
         }
     }
 
-    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        let Some((asker, span)) = self.askers.remove(&ticket) else { return };
-        span.record("sandpit.outcome", tracing::field::display(&refusal));
-        match asker {
-            Asker::Acquire { caller, template, since } => {
-                let waited = self.ports.clock.now().since(since);
-                metrics().claimed(&template, "refused", waited);
-                drop(caller.answer(Err(refusal)));
-            }
-            Asker::Describe(caller) => drop(caller.answer(Err(refusal))),
-            Asker::Use(caller) => drop(caller.answer(Err(refusal))),
-            Asker::Lease(caller) => drop(caller.answer(Err(refusal))),
-            Asker::Terminate(caller) => drop(caller.answer(Err(refusal))),
-            // Dropped, it says by itself that the pool failed.
-            Asker::Close(_) => (),
-        }
-    }
-
     fn span_of(&self, ticket: Option<Ticket>) -> Span {
-        let asker = ticket.and_then(|ticket| self.askers.get(&ticket));
+        let asker = ticket.and_then(|ticket| self.askers.get(ticket));
         asker.map_or_else(Span::none, |(_, span)| span.clone())
     }
 
@@ -350,6 +240,107 @@ impl PoolActor {
         metrics().live("ready", self.pool.alive() - leased);
         metrics().live("booting", self.pool.booting());
         metrics().live("ending", self.pool.ending());
+    }
+}
+
+impl Shell for PoolActor {
+    const NAME: &'static str = "pool";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.pool.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.pool.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Acquire { ticket, .. }
+            | Event::Describe { ticket, .. }
+            | Event::Use { ticket, .. }
+            | Event::Ask { ticket, .. }
+            | Event::Terminate { ticket, .. }
+            | Event::Retire { ticket, .. }
+            | Event::Close { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let provider = Arc::clone(&self.ports.provider);
+        match effect {
+            Effect::List => {
+                let listing = async move { provider.list().await };
+                self.spawn(listing, Span::none(), ctx, |listed, _| match listed {
+                    Ok(found) => {
+                        let survivors = found.into_iter().map(|info| info.sandbox).collect();
+                        Event::Listed { survivors }
+                    }
+                    Err(_) => Event::ListFailed,
+                });
+            }
+            Effect::Prepare { template } => self.prepare(template, ctx),
+            Effect::Boot { sandbox, template, for_caller } => {
+                self.boot(sandbox, template, for_caller, ctx);
+            }
+            Effect::Adopt { sandbox, ticket, lease } => {
+                let lease = Arc::unwrap_or_clone(lease);
+                let span = info_span!(
+                    parent: self.span_of(Some(ticket)),
+                    "provider.attempt",
+                    sandpit.endpoint = self.kind,
+                    sandpit.operation = "adopt",
+                    sandpit.sandbox.id = %sandbox,
+                );
+                let adopting = async move { provider.adopt(sandbox, lease).await };
+                self.spawn(adopting, span, ctx, move |adopted, _| match adopted {
+                    Ok(()) => Event::Adopted { sandbox },
+                    Err(error) => Event::AdoptFailed { sandbox, error },
+                });
+            }
+            Effect::Turn { sandbox, turn } => self.turn(sandbox, turn, ctx),
+            Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
+            Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
+            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
+        }
+    }
+
+    fn stepped(&mut self) {
+        self.record_levels(self.core.clock.now());
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        let Some((asker, span)) = self.askers.take(ticket) else { return };
+        span.record("sandpit.outcome", tracing::field::display(&refusal));
+        match asker {
+            Asker::Acquire { caller, template, since } => {
+                let waited = self.ports.clock.now().since(since);
+                metrics().claimed(&template, "refused", waited);
+                drop(caller.answer(Err(refusal)));
+            }
+            Asker::Describe(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Use(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Lease(caller) => drop(caller.answer(Err(refusal))),
+            Asker::Terminate(caller) => drop(caller.answer(Err(refusal))),
+            // Dropped, it says by itself that the pool failed.
+            Asker::Close(_) => (),
+        }
+    }
+}
+
+impl Answering for PoolActor {
+    type Asker = (Asker, Span);
+
+    fn askers(&mut self) -> &mut Askers<(Asker, Span)> {
+        &mut self.askers
     }
 }
 
@@ -374,7 +365,7 @@ impl Actor for PoolActor {
         });
         ctx.spawn(heard.finish());
         let first = std::mem::take(&mut self.first);
-        self.carry_out(first, ctx);
+        self.carry_out_all(first, ctx);
     }
 }
 
@@ -395,7 +386,11 @@ impl Handler<Asked<Acquire>> for PoolActor {
         );
         let (template, since) = (order.template.clone(), self.ports.clock.now());
         let asker = Asker::Acquire { caller, template, since };
-        self.ask(asker, span, ctx, |ticket| Event::Acquire { ticket, order, until });
+        self.ask((asker, span.clone()), &span, ctx, |ticket| Event::Acquire {
+            ticket,
+            order,
+            until,
+        });
     }
 }
 
@@ -406,7 +401,7 @@ impl Handler<Asked<Describe>> for PoolActor {
         let (Describe { template, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Describe { ticket, template, until };
-        self.ask(Asker::Describe(caller), span, ctx, event);
+        self.ask((Asker::Describe(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -417,7 +412,7 @@ impl Handler<Asked<Use>> for PoolActor {
         let (Use { tenant, sandbox, exec, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Use { ticket, tenant, sandbox, exec, until };
-        self.ask(Asker::Use(caller), span, ctx, event);
+        self.ask((Asker::Use(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -428,7 +423,7 @@ impl Handler<Asked<AskLease>> for PoolActor {
         let (AskLease { tenant, sandbox, ask, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Ask { ticket, tenant, sandbox, ask, until };
-        self.ask(Asker::Lease(caller), span, ctx, event);
+        self.ask((Asker::Lease(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -451,7 +446,7 @@ impl Handler<Asked<Terminate>> for PoolActor {
         let (Terminate { tenant, sandbox, until }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Terminate { ticket, tenant, sandbox, until };
-        self.ask(Asker::Terminate(caller), span, ctx, event);
+        self.ask((Asker::Terminate(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -462,7 +457,7 @@ impl Handler<Asked<Retire>> for PoolActor {
         let (Retire { tenant, sandbox, drained }, caller) = asked.open();
         let span = caller.span().clone();
         let event = |ticket| Event::Retire { ticket, tenant, sandbox, drained };
-        self.ask(Asker::Terminate(caller), span, ctx, event);
+        self.ask((Asker::Terminate(caller), span.clone()), &span, ctx, event);
     }
 }
 
@@ -507,7 +502,10 @@ impl Handler<Asked<Close>> for PoolActor {
     fn handle(&mut self, asked: Asked<Close>, ctx: &mut Context<Self>) {
         let (Close { until }, caller) = asked.open();
         let span = caller.span().clone();
-        self.ask(Asker::Close(caller), span, ctx, |ticket| Event::Close { ticket, until });
+        self.ask((Asker::Close(caller), span.clone()), &span, ctx, |ticket| Event::Close {
+            ticket,
+            until,
+        });
     }
 }
 

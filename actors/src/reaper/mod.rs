@@ -9,6 +9,7 @@ use actix::prelude::*;
 use futures_util::stream;
 use policy::{Counts, Effect, Event, Limits, Reaper};
 use sandpit_messages::id::SandboxId;
+use sandpit_messages::time::Moment;
 use sandpit_sandbox::{Provider, ProviderError};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
@@ -18,7 +19,7 @@ use crate::clock::Clock;
 use crate::metrics::metrics;
 use crate::pool::policy::{Cause, Owned};
 use crate::pool::{Inventory, PoolActor, Reap};
-use crate::shell::{Alarm, guarded, outcome};
+use crate::shell::{Core, Shell, outcome};
 use crate::supervise::{ActorRef, Asked, Life, Question, Signal, heed};
 
 /// Asks what the reaper did.
@@ -45,48 +46,18 @@ pub struct Ports {
 /// The actor.
 #[derive(Debug)]
 pub struct ReaperActor {
-    life: Life,
+    core: Core,
     reaper: Reaper,
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
-    alarm: Alarm,
 }
 
 impl ReaperActor {
     /// The next incarnation.
     pub fn new(life: Life, limits: Limits, ports: Ports) -> Self {
         let (reaper, first) = Reaper::recover(limits, ports.clock.now());
-        Self { life, reaper, first, ports, alarm: Alarm::default() }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.now();
-        match guarded("reaper", event, |event| self.reaper.step(now, event)) {
-            Some(effects) => {
-                metrics().orphans(self.reaper.orphans());
-                self.carry_out(effects, ctx);
-            }
-            None => {
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effects: Vec<Effect>, ctx: &mut Context<Self>) {
-        for effect in effects {
-            match effect {
-                Effect::Look { look } => self.look(look, ctx),
-                Effect::Destroy { sandbox } => self.destroy(sandbox),
-                Effect::Reap { sandbox, cause } => self.reap(sandbox, cause),
-            }
-        }
-        let (now, at) = (self.ports.clock.now(), self.reaper.next_deadline());
-        self.alarm.set(now, at, ctx, |actor: &mut Self, ctx| {
-            actor.alarm.rang();
-            actor.step(Event::Tick, ctx);
-        });
+        Self { core: Core::new(life, ports.clock), reaper, first, ports }
     }
 
     fn look(&mut self, look: u64, ctx: &mut Context<Self>) {
@@ -132,6 +103,37 @@ impl ReaperActor {
     }
 }
 
+impl Shell for ReaperActor {
+    const NAME: &'static str = "reaper";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.reaper.step(self.core.clock.now(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.reaper.next_deadline()
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        match effect {
+            Effect::Look { look } => self.look(look, ctx),
+            Effect::Destroy { sandbox } => self.destroy(sandbox),
+            Effect::Reap { sandbox, cause } => self.reap(sandbox, cause),
+        }
+    }
+
+    fn stepped(&mut self) {
+        metrics().orphans(self.reaper.orphans());
+    }
+}
+
 impl Actor for ReaperActor {
     type Context = Context<Self>;
 
@@ -153,7 +155,7 @@ impl Actor for ReaperActor {
         ctx.spawn(wrap_stream(nudges).map(nudged).finish());
         ctx.spawn(wrap_stream(endings).map(nudged).finish());
         let first = std::mem::take(&mut self.first);
-        self.carry_out(first, ctx);
+        self.carry_out_all(first, ctx);
     }
 }
 

@@ -17,7 +17,7 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
 use sandpit_sandbox::Provider;
 use tokio::sync::broadcast::error::RecvError;
-use tracing::{Instrument, Span, info_span};
+use tracing::{Instrument, info_span};
 
 use crate::bus::Kv;
 use crate::clock::Clock;
@@ -26,7 +26,7 @@ use crate::crew::{Placing, Records, furnish, place, retire};
 use crate::exec::ExecActor;
 use crate::pool::policy::Held;
 use crate::pool::{GetHeld, PoolActor, Retire};
-use crate::shell::{Alarm, Ticket, guarded};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket};
 use crate::supervise::{ActorRef, Asked, Caller, Life, Question, Signal, heed};
 pub use record::{LIFETIME_MAX, plan};
 
@@ -133,7 +133,7 @@ pub struct Ports {
 }
 
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Deploy(Caller<Result<View, Refusal>>),
     Scale(Caller<Result<Answer, Refusal>>),
     Undeploy(Caller<Result<usize, Refusal>>),
@@ -142,16 +142,14 @@ enum Asker {
 /// The actor.
 #[derive(Debug)]
 pub struct ScalerActor {
-    life: Life,
+    core: Core,
     scaler: Scaler,
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
     placing: Placing,
     records: Records,
-    askers: BTreeMap<Ticket, Asker>,
-    tickets: u64,
-    alarm: Alarm,
+    askers: Askers<Asker>,
 }
 
 impl ScalerActor {
@@ -160,50 +158,114 @@ impl ScalerActor {
         let (scaler, first) = Scaler::recover(limits, ports.clock.now(), seed);
         let Ports { clock, pool, exec, agents, .. } = ports.clone();
         Self {
-            life,
+            core: Core::new(life, ports.clock),
             scaler,
             first,
             placing: Placing { clock, pool, exec, agents },
             records: Records::new(ports.records.clone(), ports.node, "deployment"),
             ports,
-            askers: BTreeMap::new(),
-            tickets: 0,
-            alarm: Alarm::default(),
-        }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.both();
-        let asked = match event {
-            Event::Deploy { ticket, .. }
-            | Event::Scale { ticket, .. }
-            | Event::Undeploy { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("scaler", event, |event| self.scaler.step(now, event)) {
-            Some(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                let at = self.scaler.next_deadline();
-                self.alarm.set(now.moment, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-            }
-            None => {
-                // Whoever asked what broke us should not ask it again; everybody else may.
-                if let Some(ticket) = asked {
-                    self.refuse(ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
+            askers: Askers::default(),
         }
     }
 
     fn life(&self) -> String {
-        format!("{:?}", self.life.incarnation())
+        format!("{:?}", self.core.life.incarnation())
+    }
+
+    /// Agents that failed are found where it is looked whether sandboxes are there.
+    fn look_at_agents(&self, ctx: &mut Context<Self>) {
+        let Some(agents) = self.ports.agents.clone() else { return };
+        for tenant in self.scaler.tenants_with_agents() {
+            let agents = Arc::clone(&agents);
+            let looking = tokio::task::spawn_local(async move { agents.look(tenant).await });
+            let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
+                for (agent, view) in seen.unwrap_or_default() {
+                    if let AgentStage::Failed { why } = view.stage {
+                        actor.step(Event::AgentFailed { agent, why }, ctx);
+                    }
+                }
+            });
+            ctx.spawn(done);
+        }
+    }
+
+    /// Does `work` on a task of its own, and takes what came of it as an event.
+    fn spawn<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+        name: &'static str,
+        ctx: &mut Context<Self>,
+        event: impl FnOnce(Result<T, Refusal>) -> Event + 'static,
+    ) {
+        let span = info_span!(parent: None, "scaler", sandpit.operation = name);
+        let work = tokio::task::spawn_local(work.instrument(span));
+        let done = work.into_actor(self).map(|joined, actor: &mut Self, ctx| {
+            // A panic in it is a failed call and not a dead actor.
+            let outcome = joined.map_err(|panic| {
+                tracing::error!(%panic, "a task of the scaler panicked");
+                Refusal::Fault
+            });
+            actor.step(event(outcome), ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    // What was changed stays changed, whether anybody waits to hear it or not.
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        match (self.askers.take(ticket), answer) {
+            (Some(Asker::Deploy(caller)), Answer::Deployed(view)) => {
+                drop(caller.answer(Ok(view)));
+            }
+            (Some(Asker::Scale(caller)), answer @ Answer::Scaled { .. }) => {
+                drop(caller.answer(Ok(answer)));
+            }
+            (Some(Asker::Undeploy(caller)), Answer::Undeployed { stopped }) => {
+                drop(caller.answer(Ok(stopped)));
+            }
+            (asker, answer) => tracing::error!(?asker, ?answer, "an answer to another question"),
+        }
+    }
+}
+
+fn flat<T>(outcome: Result<Result<T, Refusal>, Refusal>) -> Result<T, Refusal> {
+    outcome.and_then(|inner| inner)
+}
+
+fn seen(held: Held, life: &str) -> Seen {
+    Seen {
+        sandbox: held.sandbox,
+        tenant: held.order.tenant.clone(),
+        last_activity: held.last_activity,
+        running: held.running,
+        stray: held.order.metadata.get(LIFE).is_some_and(|made_by| made_by != life),
+    }
+}
+
+impl Shell for ScalerActor {
+    const NAME: &'static str = "scaler";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.scaler.step(self.core.clock.both(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.scaler.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Deploy { ticket, .. }
+            | Event::Scale { ticket, .. }
+            | Event::Undeploy { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
     }
 
     fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
@@ -284,75 +346,8 @@ impl ScalerActor {
         }
     }
 
-    /// Agents that failed are found where it is looked whether sandboxes are there.
-    fn look_at_agents(&self, ctx: &mut Context<Self>) {
-        let Some(agents) = self.ports.agents.clone() else { return };
-        for tenant in self.scaler.tenants_with_agents() {
-            let agents = Arc::clone(&agents);
-            let looking = tokio::task::spawn_local(async move { agents.look(tenant).await });
-            let done = looking.into_actor(self).map(|seen, actor: &mut Self, ctx| {
-                for (agent, view) in seen.unwrap_or_default() {
-                    if let AgentStage::Failed { why } = view.stage {
-                        actor.step(Event::AgentFailed { agent, why }, ctx);
-                    }
-                }
-            });
-            ctx.spawn(done);
-        }
-    }
-
-    /// Does `work` on a task of its own, and takes what came of it as an event.
-    fn spawn<T: 'static>(
-        &self,
-        work: impl Future<Output = T> + 'static,
-        name: &'static str,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Result<T, Refusal>) -> Event + 'static,
-    ) {
-        let span = info_span!(parent: None, "scaler", sandpit.operation = name);
-        let work = tokio::task::spawn_local(work.instrument(span));
-        let done = work.into_actor(self).map(|joined, actor: &mut Self, ctx| {
-            // A panic in it is a failed call and not a dead actor.
-            let outcome = joined.map_err(|panic| {
-                tracing::error!(%panic, "a task of the scaler panicked");
-                Refusal::Fault
-            });
-            actor.step(event(outcome), ctx);
-        });
-        ctx.spawn(done);
-    }
-
-    fn ask(
-        &mut self,
-        asker: Asker,
-        span: &Span,
-        ctx: &mut Context<Self>,
-        event: impl FnOnce(Ticket) -> Event,
-    ) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, asker);
-        span.in_scope(|| self.step(event(ticket), ctx));
-    }
-
-    // What was changed stays changed, whether anybody waits to hear it or not.
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        match (self.askers.remove(&ticket), answer) {
-            (Some(Asker::Deploy(caller)), Answer::Deployed(view)) => {
-                drop(caller.answer(Ok(view)));
-            }
-            (Some(Asker::Scale(caller)), answer @ Answer::Scaled { .. }) => {
-                drop(caller.answer(Ok(answer)));
-            }
-            (Some(Asker::Undeploy(caller)), Answer::Undeployed { stopped }) => {
-                drop(caller.answer(Ok(stopped)));
-            }
-            (asker, answer) => tracing::error!(?asker, ?answer, "an answer to another question"),
-        }
-    }
-
     fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        match self.askers.remove(&ticket) {
+        match self.askers.take(ticket) {
             Some(Asker::Deploy(caller)) => drop(caller.answer(Err(refusal))),
             Some(Asker::Scale(caller)) => drop(caller.answer(Err(refusal))),
             Some(Asker::Undeploy(caller)) => drop(caller.answer(Err(refusal))),
@@ -361,17 +356,11 @@ impl ScalerActor {
     }
 }
 
-fn flat<T>(outcome: Result<Result<T, Refusal>, Refusal>) -> Result<T, Refusal> {
-    outcome.and_then(|inner| inner)
-}
+impl Answering for ScalerActor {
+    type Asker = Asker;
 
-fn seen(held: Held, life: &str) -> Seen {
-    Seen {
-        sandbox: held.sandbox,
-        tenant: held.order.tenant.clone(),
-        last_activity: held.last_activity,
-        running: held.running,
-        stray: held.order.metadata.get(LIFE).is_some_and(|made_by| made_by != life),
+    fn askers(&mut self) -> &mut Askers<Asker> {
+        &mut self.askers
     }
 }
 
@@ -393,9 +382,8 @@ impl Actor for ScalerActor {
             actor.step(Event::Died { sandbox }, ctx);
         });
         ctx.spawn(heard.finish());
-        for effect in std::mem::take(&mut self.first) {
-            self.carry_out(effect, ctx);
-        }
+        let first = std::mem::take(&mut self.first);
+        self.carry_out_all(first, ctx);
     }
 }
 

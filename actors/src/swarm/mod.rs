@@ -29,7 +29,7 @@ use crate::crew::{Plan, Records};
 use crate::exec::RanIn;
 use crate::scaler::policy::{Order as DeploymentOrder, Seat, View as DeploymentView};
 use crate::scaler::{Deploy, GetSeats, ScalerActor, Undeploy};
-use crate::shell::{Alarm, Ticket, guarded};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket};
 use crate::supervise::{ActorRef, Asked, Caller, Life, Question, Signal, heed};
 
 /// How often it is tried to let an agent go, and the pause between.
@@ -151,7 +151,7 @@ pub struct Ports {
 }
 
 #[derive(Debug)]
-enum Asker {
+pub(crate) enum Asker {
     Init(Caller<Result<(SwarmId, Record), Refusal>>),
     Join(Caller<Result<Member, Refusal>>),
     Scale(Caller<Result<Scaled, Refusal>>),
@@ -161,15 +161,13 @@ enum Asker {
 /// The actor.
 #[derive(Debug)]
 pub struct SwarmActor {
-    life: Life,
+    core: Core,
     swarms: Swarms,
     /// Effects of the recovery, until the actor has started.
     first: Vec<Effect>,
     ports: Ports,
     records: Records,
-    askers: BTreeMap<Ticket, Asker>,
-    tickets: u64,
-    alarm: Alarm,
+    askers: Askers<Asker>,
 }
 
 impl SwarmActor {
@@ -177,100 +175,8 @@ impl SwarmActor {
     pub fn new(life: Life, limits: Limits, ports: Ports, seed: [u8; 32]) -> Self {
         let (swarms, first) = Swarms::recover(limits, ports.clock.now(), seed);
         let records = Records::new(ports.records.clone(), ports.node, "swarm");
-        let (askers, alarm) = (BTreeMap::new(), Alarm::default());
-        Self { life, swarms, first, ports, records, askers, tickets: 0, alarm }
-    }
-
-    fn step(&mut self, event: Event, ctx: &mut Context<Self>) {
-        let now = self.ports.clock.both();
-        let asked = match event {
-            Event::Init { ticket, .. }
-            | Event::Join { ticket, .. }
-            | Event::Scale { ticket, .. }
-            | Event::Stop { ticket, .. } => Some(ticket),
-            _ => None,
-        };
-        match guarded("swarm", event, |event| self.swarms.step(now, event)) {
-            Some(effects) => {
-                for effect in effects {
-                    self.carry_out(effect, ctx);
-                }
-                let at = self.swarms.next_deadline();
-                self.alarm.set(now.moment, at, ctx, |actor: &mut Self, ctx| {
-                    actor.alarm.rang();
-                    actor.step(Event::Tick, ctx);
-                });
-            }
-            None => {
-                // Whoever asked what broke us should not ask it again; everybody else may.
-                if let Some(ticket) = asked {
-                    self.refuse(ticket, Refusal::Fault);
-                }
-                self.life.fail();
-                ctx.terminate();
-            }
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
-        let (records, scaler) = (self.records.clone(), self.ports.scaler.clone());
-        match effect {
-            Effect::Restore => {
-                let reading = async move { record::read(&records).await };
-                self.spawn(reading, ctx, |read| match read {
-                    Some(Ok(records)) => Event::Restored { records },
-                    Some(Err(_)) | None => Event::NotRestored,
-                });
-            }
-            Effect::Write { swarm, record } => {
-                let writing = async move { record::write(&records, swarm, &record).await };
-                self.spawn(writing, ctx, move |written| match written.unwrap_or(FAULT) {
-                    Ok(()) => Event::Written { swarm },
-                    Err(refusal) => Event::NotWritten { swarm, refusal },
-                });
-            }
-            Effect::Forget { swarm } => {
-                // One that stays is forgotten after the next restart.
-                let removing = async move { records.remove(swarm.as_str()).await };
-                tokio::task::spawn_local(removing);
-            }
-            Effect::Enlist { swarm, agent, plan, ticket, until } => {
-                let order = order(swarm, agent, &plan);
-                let making = async move { scaler.ask_settled(Deploy { order, until }).await };
-                self.spawn(making, ctx, move |made| {
-                    let fault = Err(Refusal::Fault);
-                    let made = made.map_or(fault, |made| made.map_err(Refusal::from).flatten());
-                    match made.map(|view| member(&view, None)) {
-                        Ok(Some((_, member))) => {
-                            Event::Enlisted { swarm, ticket, member: Box::new(member) }
-                        }
-                        Ok(None) => Event::NotEnlisted { swarm, ticket, refusal: Refusal::Fault },
-                        Err(refusal) => Event::NotEnlisted { swarm, ticket, refusal },
-                    }
-                });
-            }
-            Effect::Dismiss { tenant, deployment, grace } => {
-                let question = Undeploy { tenant, deployment, grace: Some(grace) };
-                // Looking tells when it is gone.
-                tokio::task::spawn_local(async move {
-                    for _ in 0..DISMISS_TRIES {
-                        match scaler.ask_settled(question.clone()).await {
-                            Ok(Ok(_) | Err(Refusal::NoSuch { .. } | Refusal::Draining)) => return,
-                            Ok(Err(_)) | Err(_) => tokio::time::sleep(DISMISS_PAUSE).await,
-                        }
-                    }
-                });
-            }
-            Effect::Look => {
-                let agents = Arc::clone(&self.ports.agents);
-                self.spawn(look(scaler, agents), ctx, |seen| match seen.flatten() {
-                    Some(members) => Event::Seen { members },
-                    None => Event::NotSeen,
-                });
-            }
-            Effect::Answer { ticket, answer } => self.answer(ticket, answer),
-            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
-        }
+        let core = Core::new(life, ports.clock);
+        Self { core, swarms, first, ports, records, askers: Askers::default() }
     }
 
     /// Does `work` on a task of its own, and takes what came of it as an event; `None` if it
@@ -291,16 +197,9 @@ impl SwarmActor {
         ctx.spawn(done);
     }
 
-    fn ask(&mut self, asker: Asker, ctx: &mut Context<Self>, event: impl FnOnce(Ticket) -> Event) {
-        let ticket = Ticket(self.tickets);
-        self.tickets += 1;
-        self.askers.insert(ticket, asker);
-        self.step(event(ticket), ctx);
-    }
-
     // What was changed stays changed, whether anybody waits to hear it or not.
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        match (self.askers.remove(&ticket), answer) {
+        match (self.askers.take(ticket), answer) {
             (Some(Asker::Init(caller)), Answer::Made(id, record)) => {
                 drop(caller.answer(Ok((id, record))));
             }
@@ -314,16 +213,6 @@ impl SwarmActor {
                 drop(caller.answer(Ok((record, gone))));
             }
             (asker, answer) => tracing::error!(?asker, ?answer, "an answer to another question"),
-        }
-    }
-
-    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
-        match self.askers.remove(&ticket) {
-            Some(Asker::Init(caller)) => drop(caller.answer(Err(refusal))),
-            Some(Asker::Join(caller)) => drop(caller.answer(Err(refusal))),
-            Some(Asker::Scale(caller)) => drop(caller.answer(Err(refusal))),
-            Some(Asker::Stop(caller)) => drop(caller.answer(Err(refusal))),
-            None => (),
         }
     }
 }
@@ -411,6 +300,114 @@ fn member(seat: &DeploymentView, view: Option<&AgentView>) -> Option<(SwarmId, M
     Some((swarm, member))
 }
 
+impl Shell for SwarmActor {
+    const NAME: &'static str = "swarm";
+    const TICK: Event = Event::Tick;
+    type Event = Event;
+    type Effect = Effect;
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn decide(&mut self, event: Event) -> Vec<Effect> {
+        self.swarms.step(self.core.clock.both(), event)
+    }
+
+    fn next_deadline(&self) -> Option<Moment> {
+        self.swarms.next_deadline()
+    }
+
+    fn asks(event: &Event) -> Option<Ticket> {
+        match event {
+            Event::Init { ticket, .. }
+            | Event::Join { ticket, .. }
+            | Event::Scale { ticket, .. }
+            | Event::Stop { ticket, .. } => Some(*ticket),
+            _ => None,
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, ctx: &mut Context<Self>) {
+        let (records, scaler) = (self.records.clone(), self.ports.scaler.clone());
+        match effect {
+            Effect::Restore => {
+                let reading = async move { record::read(&records).await };
+                self.spawn(reading, ctx, |read| match read {
+                    Some(Ok(records)) => Event::Restored { records },
+                    Some(Err(_)) | None => Event::NotRestored,
+                });
+            }
+            Effect::Write { swarm, record } => {
+                let writing = async move { record::write(&records, swarm, &record).await };
+                self.spawn(writing, ctx, move |written| match written.unwrap_or(FAULT) {
+                    Ok(()) => Event::Written { swarm },
+                    Err(refusal) => Event::NotWritten { swarm, refusal },
+                });
+            }
+            Effect::Forget { swarm } => {
+                // One that stays is forgotten after the next restart.
+                let removing = async move { records.remove(swarm.as_str()).await };
+                tokio::task::spawn_local(removing);
+            }
+            Effect::Enlist { swarm, agent, plan, ticket, until } => {
+                let order = order(swarm, agent, &plan);
+                let making = async move { scaler.ask_settled(Deploy { order, until }).await };
+                self.spawn(making, ctx, move |made| {
+                    let fault = Err(Refusal::Fault);
+                    let made = made.map_or(fault, |made| made.map_err(Refusal::from).flatten());
+                    match made.map(|view| member(&view, None)) {
+                        Ok(Some((_, member))) => {
+                            Event::Enlisted { swarm, ticket, member: Box::new(member) }
+                        }
+                        Ok(None) => Event::NotEnlisted { swarm, ticket, refusal: Refusal::Fault },
+                        Err(refusal) => Event::NotEnlisted { swarm, ticket, refusal },
+                    }
+                });
+            }
+            Effect::Dismiss { tenant, deployment, grace } => {
+                let question = Undeploy { tenant, deployment, grace: Some(grace) };
+                // Looking tells when it is gone.
+                tokio::task::spawn_local(async move {
+                    for _ in 0..DISMISS_TRIES {
+                        match scaler.ask_settled(question.clone()).await {
+                            Ok(Ok(_) | Err(Refusal::NoSuch { .. } | Refusal::Draining)) => return,
+                            Ok(Err(_)) | Err(_) => tokio::time::sleep(DISMISS_PAUSE).await,
+                        }
+                    }
+                });
+            }
+            Effect::Look => {
+                let agents = Arc::clone(&self.ports.agents);
+                self.spawn(look(scaler, agents), ctx, |seen| match seen.flatten() {
+                    Some(members) => Event::Seen { members },
+                    None => Event::NotSeen,
+                });
+            }
+            Effect::Answer { ticket, answer } => self.answer(ticket, answer),
+            Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),
+        }
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        match self.askers.take(ticket) {
+            Some(Asker::Init(caller)) => drop(caller.answer(Err(refusal))),
+            Some(Asker::Join(caller)) => drop(caller.answer(Err(refusal))),
+            Some(Asker::Scale(caller)) => drop(caller.answer(Err(refusal))),
+            Some(Asker::Stop(caller)) => drop(caller.answer(Err(refusal))),
+            None => (),
+        }
+    }
+}
+
+impl Answering for SwarmActor {
+    type Asker = Asker;
+
+    fn askers(&mut self) -> &mut Askers<Asker> {
+        &mut self.askers
+    }
+}
+
 impl Actor for SwarmActor {
     type Context = Context<Self>;
 
@@ -430,9 +427,8 @@ impl Actor for SwarmActor {
             actor.step(Event::Ran { sandbox, took, failed }, ctx);
         });
         ctx.spawn(heard.finish());
-        for effect in std::mem::take(&mut self.first) {
-            self.carry_out(effect, ctx);
-        }
+        let first = std::mem::take(&mut self.first);
+        self.carry_out_all(first, ctx);
     }
 }
 
@@ -441,7 +437,8 @@ impl Handler<Asked<Init>> for SwarmActor {
 
     fn handle(&mut self, asked: Asked<Init>, ctx: &mut Context<Self>) {
         let (Init(order), caller) = asked.open();
-        self.ask(Asker::Init(caller), ctx, |ticket| Event::Init { ticket, order });
+        let span = caller.span().clone();
+        self.ask(Asker::Init(caller), &span, ctx, |ticket| Event::Init { ticket, order });
     }
 }
 
@@ -451,7 +448,8 @@ impl Handler<Asked<Join>> for SwarmActor {
     fn handle(&mut self, asked: Asked<Join>, ctx: &mut Context<Self>) {
         let (Join { swarm, plan, until }, caller) = asked.open();
         let event = |ticket| Event::Join { ticket, swarm, plan, until };
-        self.ask(Asker::Join(caller), ctx, event);
+        let span = caller.span().clone();
+        self.ask(Asker::Join(caller), &span, ctx, event);
     }
 }
 
@@ -461,7 +459,8 @@ impl Handler<Asked<Scale>> for SwarmActor {
     fn handle(&mut self, asked: Asked<Scale>, ctx: &mut Context<Self>) {
         let (Scale { tenant, swarm, target, mode, until }, caller) = asked.open();
         let event = |ticket| Event::Scale { ticket, tenant, swarm, target, mode, until };
-        self.ask(Asker::Scale(caller), ctx, event);
+        let span = caller.span().clone();
+        self.ask(Asker::Scale(caller), &span, ctx, event);
     }
 }
 
@@ -471,7 +470,8 @@ impl Handler<Asked<Stop>> for SwarmActor {
     fn handle(&mut self, asked: Asked<Stop>, ctx: &mut Context<Self>) {
         let (Stop { tenant, swarm, grace, save, until }, caller) = asked.open();
         let event = |ticket| Event::Stop { ticket, tenant, swarm, grace, save, until };
-        self.ask(Asker::Stop(caller), ctx, event);
+        let span = caller.span().clone();
+        self.ask(Asker::Stop(caller), &span, ctx, event);
     }
 }
 

@@ -32,8 +32,9 @@ fn the_shipped_defaults_are_valid_and_units_become_types() {
 fn every_setting_has_a_rule_and_every_rule_a_setting() {
     let loaded = Layers::default().read().unwrap();
     let mut known: Vec<_> = loaded.settings.iter().map(|setting| setting.key.clone()).collect();
-    let others = ["template.nodejs.", "template.python.", "template.trading."];
-    known.retain(|key| !others.iter().any(|other| key.starts_with(other)));
+    let others = ["code-interpreter-v1", "nodejs", "python", "trading"]
+        .map(|name| format!("template.{name}."));
+    known.retain(|key| !others.iter().any(|other| key.starts_with(other.as_str())));
     let rules = RULES.iter().map(|(key, _)| key.replace('*', "base"));
     let mut rules: Vec<_> = rules.collect();
     rules.sort();

@@ -13,7 +13,7 @@ use super::Cloud;
 use super::http::{Answer, ask, json};
 use super::known::{Remote, Token};
 use super::wire::control::{NewSandbox, Sandbox, SandboxDetail, SandboxMetric, SandboxState};
-use super::wire::{ENVD_PORT, header};
+use super::wire::header;
 use crate::ProviderError;
 use crate::provider::{CreateRequest, Created, Destroyed, Lease, Sample, SandboxInfo};
 
@@ -77,32 +77,20 @@ impl Cloud {
                     self.known().believe_absent(sandbox);
                 }
                 self.known().insert(sandbox, made?);
+                self.park(sandbox).await;
             }
         }
-        self.settle(sandbox).await?;
         Ok(Created { sandbox, digest: self.digest(&known.theirs) })
     }
 
-    /// Sees that a new sandbox answers, and pauses it where that saves money.
-    async fn settle(&self, sandbox: SandboxId) -> Result<(), ProviderError> {
-        let Some(remote) = self.known().get(sandbox) else {
-            return Err(ProviderError::Gone(sandbox));
-        };
-        if remote.is_probed {
-            return Ok(());
-        }
-        let answer = ask(self.data(&remote, ENVD_PORT, Method::GET, "/health")).await?;
-        if !answer.is_success() {
-            return Err(self.noted(sandbox, answer.fault(Some(sandbox))));
-        }
-        self.known().change(sandbox, |remote| remote.is_probed = true);
+    /// Pauses a new sandbox where that saves money. One that runs on does no harm.
+    async fn park(&self, sandbox: SandboxId) {
         if self.options.park
             && let Err(error) = self.pause(sandbox, true).await
         {
             let endpoint = &self.options.name;
             tracing::warn!(%sandbox, endpoint, %error, "a ready sandbox runs on; it was to pause");
         }
-        Ok(())
     }
 
     async fn send_create(
@@ -145,13 +133,13 @@ impl Cloud {
             }
         };
         match answer.status {
-            200..300 => Ok(self.remote_of(answer.read()?, template, false)),
+            200..300 => Ok(self.remote_of(answer.read()?, template)),
             404 => Err(ProviderError::NoSuchTemplate { name: template.to_owned() }),
             _ => Err(answer.fault(None)),
         }
     }
 
-    fn remote_of(&self, made: Sandbox, template: &str, is_probed: bool) -> Remote {
+    fn remote_of(&self, made: Sandbox, template: &str) -> Remote {
         Remote {
             id: made.sandbox_id,
             template: template.to_owned(),
@@ -159,7 +147,7 @@ impl Cloud {
             traffic: made.traffic_access_token.map(Token::new),
             domain: made.domain,
             env: BTreeMap::new(),
-            is_probed,
+            is_told: true,
             is_paused: false,
             is_parked: false,
             renewed: self.options.time.now(),
@@ -238,6 +226,7 @@ impl Cloud {
             remote.token = made.envd_access_token.map(Token::new).or(remote.token.take());
             remote.traffic = made.traffic_access_token.map(Token::new).or(remote.traffic.take());
             remote.domain = made.domain.or(remote.domain.take());
+            remote.is_told = true;
         });
         Ok(())
     }
@@ -374,23 +363,16 @@ impl Cloud {
         let Some(first) = found.into_iter().next() else {
             return Ok(None);
         };
-        // Only the answer about one sandbox holds its token.
-        let path = format!("/sandboxes/{}", first.detail.sandbox_id);
-        let answer = ask(self.control(Method::GET, &path)).await?;
-        if answer.status == 404 {
-            return Ok(None);
-        }
-        self.done(sandbox, &answer)?;
-        let detail: SandboxDetail = answer.read()?;
-        let is_paused = detail.state == SandboxState::Paused;
+        let is_paused = first.detail.state == SandboxState::Paused;
         let remote = Remote {
-            id: detail.sandbox_id,
+            id: first.detail.sandbox_id,
             template: first.template,
-            token: detail.envd_access_token.map(Token::new),
+            // A list has no tokens.
+            token: None,
             traffic: None,
-            domain: detail.domain,
+            domain: first.detail.domain,
             env: BTreeMap::new(),
-            is_probed: is_paused,
+            is_told: false,
             is_paused,
             // Who paused it is not known any more. Parked ones are what is paused most often, and
             // resuming another one costs its owner a call.
@@ -399,6 +381,23 @@ impl Cloud {
         };
         self.known().insert(sandbox, remote.clone());
         Ok(Some(remote))
+    }
+
+    /// Learns what only the answer about one sandbox holds: how to reach what is inside.
+    pub(super) async fn learn(&self, sandbox: SandboxId) -> Result<Remote, ProviderError> {
+        let remote = self.remote(sandbox).await?;
+        if remote.is_told {
+            return Ok(remote);
+        }
+        let answer = ask(self.control(Method::GET, &format!("/sandboxes/{}", remote.id))).await?;
+        self.done(sandbox, &answer)?;
+        let detail: SandboxDetail = answer.read()?;
+        self.known().change(sandbox, |remote| {
+            remote.token = detail.envd_access_token.map(Token::new);
+            remote.domain = detail.domain.or(remote.domain.take());
+            remote.is_told = true;
+        });
+        self.known().get(sandbox).ok_or(ProviderError::Gone(sandbox))
     }
 
     pub(super) async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {

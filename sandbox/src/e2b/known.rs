@@ -29,8 +29,8 @@ pub(super) struct Remote {
     pub(super) domain: Option<String>,
     /// Of whoever holds it: goes with each call.
     pub(super) env: BTreeMap<String, String>,
-    /// Whether it answered.
-    pub(super) is_probed: bool,
+    /// Whether we know how to reach what is inside.
+    pub(super) is_told: bool,
     /// Whether it is paused.
     pub(super) is_paused: bool,
     /// Whether it is paused because nobody has it yet: who needs it resumes it.

@@ -130,7 +130,7 @@ impl Cloud {
             }
             self.resume(sandbox).await?;
         }
-        Ok(remote)
+        self.learn(sandbox).await
     }
 
     /// An answer says that a sandbox is not there any more.

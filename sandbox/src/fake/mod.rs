@@ -383,7 +383,17 @@ impl Provider for Fake {
         let place = world.alive.get(&sandbox).ok_or(ProviderError::Gone(sandbox))?;
         let processes = u32::try_from(place.running.len()).unwrap_or(u32::MAX);
         let cpu = Duration::from_millis(1);
-        Ok(Sample { cpu, memory: 1 << 20, disk: 0, processes, source: "fake" })
+        Ok(Sample {
+            cpu,
+            cpu_count: LIMITS.cpu_count,
+            memory: 1 << 20,
+            memory_cache: 0,
+            memory_max: u64::from(LIMITS.memory_mb) << 20,
+            disk: 0,
+            disk_max: 1 << 28,
+            processes,
+            source: "fake",
+        })
     }
 
     fn endings(&self) -> broadcast::Receiver<Ending> {

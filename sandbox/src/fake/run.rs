@@ -57,7 +57,7 @@ impl Run {
             if let Some(cells) = turn.as_deref_mut() {
                 *cells += 1;
             }
-            self.tell(ExecEvent::Started { pid: 2 }).await;
+            self.tell(ExecEvent::Started { pid: 2, count: turn.as_deref().copied() }).await;
             self.speak(&code, before, is_cell).await
         };
         let (outcome, dropped) = tokio::select! {

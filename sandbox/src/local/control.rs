@@ -282,6 +282,21 @@ pub(super) enum ToInit {
         /// How the engine calls it.
         command: u64,
     },
+    /// Run a command that lives on its own. With the sealed [`Command`] and what its `stdio` says.
+    Start {
+        /// How the engine calls it.
+        command: u64,
+        /// What it reads from and writes to.
+        stdio: Stdio,
+    },
+    /// Do a [`super::job::Job`]. With its channel, and what the job needs beside it. Only the
+    /// channel tells how it went.
+    Job,
+    /// Kill what is left of a session whose leader was reaped.
+    KillLeft {
+        /// The session.
+        session: u32,
+    },
     /// Kill every process of a session.
     KillSession {
         /// The session.
@@ -306,6 +321,33 @@ pub(super) enum ToInit {
     },
 }
 
+/// What a command reads from and writes to, and which descriptors come with its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Stdio {
+    /// Standard input, output and error.
+    Files,
+    /// Standard output and error; the input is the null device.
+    NoInput,
+    /// A terminal of its own. With a packet socket that its other end is sent to.
+    Terminal {
+        /// Columns.
+        columns: u16,
+        /// Rows.
+        rows: u16,
+    },
+}
+
+/// What a command could not be started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Hindrance {
+    /// Where it should run.
+    Folder,
+    /// A terminal.
+    Terminal,
+    /// The program, or anything else.
+    Program,
+}
+
 /// Init to engine.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FromInit {
@@ -320,6 +362,8 @@ pub(super) enum FromInit {
     NotStarted {
         /// Which.
         command: u64,
+        /// Because of what.
+        hindrance: Hindrance,
         /// The number of the error.
         errno: i32,
     },
@@ -366,8 +410,6 @@ pub(super) struct Files {
 pub(super) struct ForkOrder {
     /// How the keeper calls the order.
     pub(super) order: u64,
-    /// Whether Landlock rules are among the descriptors.
-    pub(super) landlock: bool,
     /// Whether the worker is born in its group, or joins it.
     pub(super) clone_into: bool,
 }
@@ -418,16 +460,51 @@ pub(super) fn send(
     if text.len() > PACKET_MAX || files.len() > FDS_MAX {
         return Err(rustix::io::Errno::MSGSIZE.into());
     }
+    send_beside(&socket, &text, files)
+}
+
+/// Sends bytes with descriptors beside them, in one call.
+///
+/// # Errors
+/// As sending; `EMSGSIZE` for more than [`FDS_MAX`] descriptors.
+pub(super) fn send_beside(
+    socket: impl AsFd,
+    bytes: &[u8],
+    files: &[BorrowedFd<'_>],
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(rustix::io::Errno::MSGSIZE.into());
     }
-    let parts = [IoSlice::new(&text)];
+    let parts = [IoSlice::new(bytes)];
     rustix::io::retry_on_intr(|| {
         rustix::net::sendmsg(&socket, &parts, &mut beside, SendFlags::NOSIGNAL)
     })?;
     Ok(())
+}
+
+/// Receives bytes and the descriptors beside them, in one call.
+///
+/// # Errors
+/// As receiving; `EAGAIN` when there is nothing and the socket does not block.
+pub(super) fn receive_beside(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+    files: &mut Vec<OwnedFd>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::io::retry_on_intr(|| {
+        let mut parts = [IoSliceMut::new(bytes)];
+        rustix::net::recvmsg(&socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    for part in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = part {
+            files.extend(received);
+        }
+    }
+    Ok(message.bytes)
 }
 
 /// Receives one packet; `None` when the other end is closed.

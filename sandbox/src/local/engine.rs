@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use sandpit_messages::id::SandboxId;
 use sandpit_messages::sandbox::LimitsEnforced;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 
 use super::cgroup::{Backend, GroupLimits, Stock};
@@ -37,11 +38,15 @@ use super::template::interpreter::{Interpreter, NoInterpreter};
 use super::template::library::Library;
 use crate::provider::{Ending, Limits};
 
+mod contexts;
+mod files;
 mod hub;
+mod job;
 mod layer;
 mod life;
 mod link;
 mod prepare;
+mod processes;
 mod provider;
 mod run;
 mod sandbox;
@@ -195,6 +200,8 @@ struct Engine {
     sandboxes: Mutex<BTreeMap<SandboxId, Arc<Entry>>>,
     endings: broadcast::Sender<Ending>,
     numbers: AtomicU64,
+    /// What lives longer than the call that began it, as processes do, is watched here.
+    runtime: Handle,
 }
 
 impl LocalProvider {
@@ -329,6 +336,7 @@ impl Engine {
             sandboxes: Mutex::default(),
             endings: broadcast::Sender::new(ENDINGS_KEPT),
             numbers: AtomicU64::new(0),
+            runtime: Handle::current(),
         });
         let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.to_owned()).spawn(body).map(drop)

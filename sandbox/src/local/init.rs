@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal};
 
-use super::control::{self, End, FromInit, Shape, ToInit};
+use super::control::{self, End, FromInit, Shape, Stdio, ToInit};
 use super::launcher::drain;
 use super::lockdown::landlock::Ruleset;
 use super::lockdown::{Lockdown, rlimits};
@@ -21,8 +21,11 @@ use super::plan::USER;
 use super::{entry, guardian, sys};
 
 mod command;
+mod files;
+mod job;
 mod processes;
 
+use command::NotStarted;
 use processes::Living;
 
 /// Where the engine's socket is.
@@ -150,8 +153,18 @@ fn lock_down(setup: &Setup<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed> {
 struct Running {
     command: u64,
     pid: Pid,
-    /// A writer of files is not a command: it leaves nothing.
-    writer: bool,
+    kind: Kind,
+}
+
+/// What kind of thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A program, which may leave others behind.
+    Command,
+    /// A writer of files, which leaves nothing.
+    Writer,
+    /// A job, whose end nobody is told of: its channel says more.
+    Job,
 }
 
 #[derive(Debug, Default)]
@@ -194,13 +207,25 @@ impl Init {
     fn take(&mut self, engine: BorrowedFd<'_>, order: &ToInit, files: Vec<OwnedFd>) {
         match *order {
             ToInit::Run { command } => {
-                let started = command::start(files);
-                self.started(engine, command, started, false);
+                let started = command::start(files, Stdio::Files);
+                self.started(engine, command, started, Kind::Command);
+            }
+            ToInit::Start { command, stdio } => {
+                let started = command::start(files, stdio);
+                self.started(engine, command, started, Kind::Command);
             }
             ToInit::Write { command } => {
-                let started = command::write(files);
-                self.started(engine, command, started, true);
+                let started = command::write(files).map_err(NotStarted::from);
+                self.started(engine, command, started, Kind::Writer);
             }
+            ToInit::Job => {
+                // Whoever asked was told on the job's own channel.
+                if let Ok(pid) = job::start(files) {
+                    let number = pid.as_raw_nonzero().get();
+                    self.running.insert(number, Running { command: 0, pid, kind: Kind::Job });
+                }
+            }
+            ToInit::KillLeft { session } => processes::kill_left(session),
             ToInit::KillSession { session } => processes::kill_session(session),
             ToInit::Signal { command, signal } => self.signal(command, signal),
             // More than the hard limit was refused before anybody was asked; what is started then
@@ -221,18 +246,17 @@ impl Init {
         &mut self,
         engine: BorrowedFd<'_>,
         command: u64,
-        started: io::Result<Pid>,
-        writer: bool,
+        started: Result<Pid, NotStarted>,
+        kind: Kind,
     ) {
         match started {
             Ok(pid) => {
                 let number = pid.as_raw_nonzero().get();
-                self.running.insert(number, Running { command, pid, writer });
+                self.running.insert(number, Running { command, pid, kind });
                 say(engine, &FromInit::Started { command, pid: number.cast_unsigned() });
             }
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                say(engine, &FromInit::NotStarted { command, errno });
+            Err(NotStarted { hindrance, errno }) => {
+                say(engine, &FromInit::NotStarted { command, hindrance, errno });
             }
         }
     }
@@ -250,7 +274,11 @@ impl Init {
     fn ended(&mut self, engine: BorrowedFd<'_>, reaped: sys::Reaped) {
         // Orphans of others are reaped too, and nobody asked about them.
         let Some(ended) = self.running.remove(&reaped.pid) else { return };
-        let survivors = if ended.writer { 0 } else { self.count_survivors() };
+        let survivors = match ended.kind {
+            Kind::Command => self.count_survivors(),
+            Kind::Writer => 0,
+            Kind::Job => return,
+        };
         let command = ended.command;
         say(engine, &FromInit::Ended { command, end: End::from(reaped), survivors });
     }

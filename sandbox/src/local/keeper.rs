@@ -56,6 +56,8 @@ pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
 struct Worker {
     slot: u32,
     worker: u64,
+    /// Whether it was told that its sandbox stands.
+    let_in: bool,
     /// Where it says that it is locked down; `None` once it was verified.
     locking: Option<(OwnedFd, u64)>,
 }
@@ -251,7 +253,7 @@ impl Keeper {
         into: bool,
         files: Vec<OwnedFd>,
     ) -> Result<(), Failed> {
-        let why = match (self.skeletons.get(&slot).and_then(Skeleton::up), &mut self.zygote) {
+        let why = match (self.skeletons.get(&slot).and_then(Skeleton::living), &mut self.zygote) {
             (None, _) => "its sandbox is gone",
             (Some(_), None) => "there is no zygote",
             (Some(_), Some(zygote)) => {
@@ -269,8 +271,8 @@ impl Keeper {
             let Some(zygote) = &mut self.zygote else { return Ok(()) };
             let Some(order) = zygote.next_order() else { return Ok(()) };
             let (slot, worker) = (order.slot, order.worker);
-            let asked = match self.skeletons.get(&slot).and_then(Skeleton::up) {
-                Some(up) => zygote.ask(order, up.init(), up.rules(), sys::now_ms()),
+            let asked = match self.skeletons.get(&slot).and_then(Skeleton::living) {
+                Some((init, up)) => zygote.ask(order, init, up, sys::now_ms()),
                 None => Err(io::ErrorKind::NotFound.into()),
             };
             match asked {
@@ -287,16 +289,35 @@ impl Keeper {
     /// The zygote has forked one. It may have ended already.
     fn worker_forked(&mut self, order: zygote::Asked, pid: i32) -> Result<(), Failed> {
         let deadline = sys::now_ms() + STAND_MAX_MS;
+        let slot = order.slot;
         let worker = Worker {
-            slot: order.slot,
+            slot,
             worker: order.worker,
+            let_in: order.let_in,
             locking: Some((order.sync, deadline)),
         };
         match self.strays.remove(&pid) {
             Some(reaped) => self.worker_ended(&worker, reaped),
             None => {
                 self.workers.insert(pid, worker);
+                self.let_in(slot);
                 Ok(())
+            }
+        }
+    }
+
+    /// Lets the workers of a sandbox in that were forked before it stood.
+    fn let_in(&mut self, slot: u32) {
+        let Some(up) = self.skeletons.get(&slot).and_then(Skeleton::up) else { return };
+        let waiting = self.workers.iter_mut();
+        let waiting = waiting.filter(|(_, worker)| worker.slot == slot && !worker.let_in);
+        for (pid, worker) in waiting {
+            worker.let_in = true;
+            if let Some((sync, _)) = &worker.locking
+                && up.let_in(sync.as_fd()).is_err()
+            {
+                // It ended on the way. Should it live, it is of no use.
+                kill(*pid);
             }
         }
     }

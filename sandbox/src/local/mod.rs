@@ -15,6 +15,7 @@ mod entry;
 mod guardian;
 mod host;
 mod init;
+mod job;
 mod keeper;
 mod launcher;
 mod mounts;

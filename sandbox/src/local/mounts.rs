@@ -1,6 +1,7 @@
 //! Carries out mount plans. Nothing is ever mounted in the host's own namespace: every function
 //! here is called in a private one, before any foreign code runs in it.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -24,6 +25,12 @@ const GATHER_AT: &str = "/tmp";
 const ROOT_SIZE: &str = "size=1m,nr_inodes=512,mode=755";
 
 const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+
+const TERMINALS: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC);
+
+/// Terminals of one sandbox: the kernel's memory for each is nobody's but its own. The user's own
+/// programs may make them, too.
+const TERMINALS_MAX: &CStr = c"newinstance,ptmxmode=0666,mode=620,max=32";
 
 /// What failed, and how.
 pub(super) type Failed = (String, io::Error);
@@ -140,6 +147,8 @@ pub(super) fn enter_sandbox(shape: Shape) -> Result<(), Failed> {
     tmpfs(Path::new("/home/user"), &own(shape.home_bytes, 32_768, "755"))?;
     tmpfs(Path::new("/tmp"), &own(shape.tmp_bytes, 16_384, "1777"))?;
     tmpfs(Path::new("/dev/shm"), &own(shape.shm_bytes, 4_096, "1777"))?;
+    // A kernel that wants an id 0 for it has none here; then nobody gets a terminal, and is told.
+    let _ = rustix::mount::mount("devpts", "/dev/pts", "devpts", TERMINALS, Some(TERMINALS_MAX));
     proc_at(Path::new("/proc"))?;
     for name in PROC_MASKED {
         mask(&Path::new("/proc").join(name))?;

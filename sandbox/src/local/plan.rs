@@ -4,7 +4,7 @@
 //! keeper's mounts, which it cannot loosen, and adds only what is its own: folders to write to
 //! and a view of its own processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -151,7 +151,9 @@ pub(super) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urando
 /// The root of a template.
 pub(super) fn template_root(facts: &Facts) -> Plan {
     let mut plan = Plan::default();
-    for folder in ["proc", "dev", "dev/shm", "etc", "opt", "opt/sandpit", "home", "home/user"] {
+    for folder in
+        ["proc", "dev", "dev/shm", "dev/pts", "etc", "opt", "opt/sandpit", "home", "home/user"]
+    {
         plan.add(folder, Entry::Folder);
     }
     for folder in ["tmp", "data", "usr", "run", "var"] {
@@ -193,12 +195,19 @@ pub(super) fn template_root(facts: &Facts) -> Plan {
     for (name, from) in &facts.data {
         plan.bind(&format!("data/{name}"), from, Use::Read);
     }
+    // A folder comes before what is in it, and its name before longer ones.
+    let folders = facts.programs.keys().flat_map(|name| Path::new(name).ancestors().skip(1));
+    let folders: BTreeSet<&Path> = folders.filter(|path| *path != Path::new("")).collect();
+    for folder in folders {
+        plan.add(&format!("opt/sandpit/{}", folder.display()), Entry::Folder);
+    }
     for (name, text) in &facts.programs {
         plan.add(&format!("opt/sandpit/{name}"), Entry::File(text.clone()));
     }
     for name in DEVICES {
         plan.bind(&format!("dev/{name}"), device_source(name), Use::Device);
     }
+    plan.add("dev/ptmx", Entry::Link("pts/ptmx".to_owned()));
     for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {
         plan.add(&format!("dev/{name}"), Entry::Link(format!("/proc/self/{target}")));

@@ -45,6 +45,8 @@ pub(super) enum Event {
     Flooded,
     /// It sent what no worker sends.
     Garbled,
+    /// Its context begins anew.
+    Restarted,
 }
 
 /// What to do about it.
@@ -94,6 +96,9 @@ impl Stopping {
             }
             (Phase::Running { .. } | Phase::Asked { .. }, Event::Garbled) => {
                 Some(self.kill(now, KilledBy::Protocol))
+            }
+            (Phase::Running { .. } | Phase::Asked { .. }, Event::Restarted) => {
+                Some(self.kill(now, KilledBy::Restart))
             }
             (Phase::Killed { by, until }, Event::Tick) if until <= now => {
                 self.phase = Phase::Abandoned { by };

@@ -249,6 +249,20 @@ pub(super) fn default_signals() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Lets a signal pass unheard.
+pub(super) fn ignore_signal(signal: i32) {
+    // SAFETY: ignoring needs no handler.
+    // WHY: no safe interface sets dispositions.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Ends this process after so many seconds, unless it is set anew before.
+pub(super) fn alarm(seconds: u32) {
+    // SAFETY: it takes a number and changes nothing but a timer; its signal has no handler here.
+    // WHY: rustix has no timers of this kind.
+    unsafe { libc::alarm(seconds) };
+}
+
 fn child_signal() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
     // SAFETY: the pointer is valid for the call.
@@ -398,6 +412,19 @@ pub(super) fn listen(
     // cannot come to mean another file meanwhile.
     // WHY: the constructor is unsafe for types that only name a descriptor, and has no other.
     let registered = unsafe { AsyncFd::register_with_interest(file, interest) };
+    registered.map_err(io::Error::from)
+}
+
+/// The same for a file that goes along, which is made not to block. For reading and writing.
+///
+/// # Errors
+/// As of [`listen`].
+pub(super) fn listen_to(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::NONBLOCK)?;
+    // SAFETY: the descriptor is owned by what is registered, so it is open for as long.
+    // WHY: as above.
+    let registered =
+        unsafe { AsyncFd::register_with_interest(file, Interest::READABLE | Interest::WRITABLE) };
     registered.map_err(io::Error::from)
 }
 

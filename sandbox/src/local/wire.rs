@@ -4,7 +4,12 @@
 //! is read with bounds into plain values, and whatever is not exactly as it must be ends the
 //! worker. A forged frame can falsify the forger's own result and nothing else.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use crate::provider::contexts::{Media, Shown};
 
 /// Two lengths, of header and body.
 const LENGTHS: usize = 8;
@@ -12,11 +17,34 @@ const LENGTHS: usize = 8;
 /// Bytes of a header. It holds the name and text of an exception at most.
 const HEADER_MAX: usize = 256 * 1024;
 
-/// Bytes of a body. It holds a representation or a traceback, which workers cut far below.
-const BODY_MAX: usize = 1024 * 1024;
+/// Bytes of a body. It holds all representations of one thing, images among them, or a traceback.
+const BODY_MAX: usize = 8 * 1024 * 1024;
+
+/// Levels of lists and objects in JSON that a cell shows. Readers of many kinds follow them by
+/// recursion.
+const JSON_DEPTH_MAX: usize = 64;
 
 /// Version of this protocol.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
+
+/// Media types that a cell shows, and whether they are text.
+const MEDIA_TYPES: [(&str, Kind); 8] = [
+    ("text/plain", Kind::Text),
+    ("text/html", Kind::Text),
+    ("text/markdown", Kind::Text),
+    ("text/latex", Kind::Text),
+    ("image/svg+xml", Kind::Text),
+    ("application/json", Kind::Json),
+    ("image/png", Kind::Bytes),
+    ("image/jpeg", Kind::Bytes),
+];
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Text,
+    Json,
+    Bytes,
+}
 
 /// What a worker says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +56,14 @@ pub(super) enum Frame {
         /// Its version of Python.
         version: String,
     },
-    /// The value of the last expression.
-    Result {
-        /// Of which cell.
+    /// The cell shows something.
+    Shown {
+        /// Which cell.
         id: u64,
-        /// As Python represents it.
-        text: String,
+        /// What.
+        shown: Shown,
+        /// Bytes of its representations.
+        bytes: usize,
     },
     /// The cell raised.
     Raised {
@@ -57,7 +87,7 @@ pub(super) enum Frame {
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 enum Header {
     Hello { proto: u32, version: String },
-    Result { id: u64 },
+    Shown { id: u64, main: bool, parts: Vec<(String, usize)> },
     Error { id: u64, name: String, value: String },
     Done { id: u64 },
 }
@@ -71,6 +101,9 @@ pub(super) enum Garbled {
     /// A header cannot be read.
     #[error("a header is not what a worker writes")]
     Header,
+    /// A body is not what its header says.
+    #[error("a body is not what its header says")]
+    Body,
 }
 
 /// Takes frames out of bytes as they come.
@@ -119,12 +152,61 @@ fn frame(header: &[u8], body: &[u8]) -> Result<Frame, Garbled> {
     let text = || String::from_utf8_lossy(body).into_owned();
     match serde_json::from_slice(header).map_err(|_| Garbled::Header)? {
         Header::Hello { proto, version } => Ok(Frame::Hello { proto, version }),
-        Header::Result { id } => Ok(Frame::Result { id, text: text() }),
+        Header::Shown { id, main, parts } => {
+            let shown = Shown { is_main: main, data: representations(&parts, body)? };
+            Ok(Frame::Shown { id, shown, bytes: body.len() })
+        }
         Header::Error { id, name, value } => {
             Ok(Frame::Raised { id, name, value, traceback: text() })
         }
         Header::Done { id } => Ok(Frame::Done { id }),
     }
+}
+
+/// Cuts a body into what its header says it holds: each representation once, and nothing else.
+fn representations(
+    parts: &[(String, usize)],
+    mut body: &[u8],
+) -> Result<BTreeMap<String, Media>, Garbled> {
+    let mut data = BTreeMap::new();
+    for (name, length) in parts {
+        let (part, rest) = body.split_at_checked(*length).ok_or(Garbled::Body)?;
+        body = rest;
+        let known = MEDIA_TYPES.iter().find(|(known, _)| known == name);
+        let (_, kind) = known.ok_or(Garbled::Header)?;
+        let text = || String::from_utf8_lossy(part).into_owned();
+        let media = match kind {
+            Kind::Text => Media::Text(text()),
+            Kind::Json if is_readable_json(part) => Media::Text(text()),
+            Kind::Json => return Err(Garbled::Body),
+            Kind::Bytes => Media::Bytes(Bytes::copy_from_slice(part)),
+        };
+        if data.insert(name.clone(), media).is_some() {
+            return Err(Garbled::Header);
+        }
+    }
+    if body.is_empty() && !data.is_empty() { Ok(data) } else { Err(Garbled::Body) }
+}
+
+/// Whether it is JSON that any reader takes: nested no deeper than [`JSON_DEPTH_MAX`], without
+/// numbers that do not fit.
+fn is_readable_json(text: &[u8]) -> bool {
+    let Ok(value) = serde_json::from_slice::<serde_json::Value>(text) else { return false };
+    let mut level = vec![&value];
+    for _ in 0..=JSON_DEPTH_MAX {
+        if level.is_empty() {
+            return true;
+        }
+        level = level
+            .into_iter()
+            .flat_map(|value| match value {
+                serde_json::Value::Array(items) => items.iter().collect::<Vec<_>>(),
+                serde_json::Value::Object(fields) => fields.values().collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+    }
+    false
 }
 
 /// What the engine says.
@@ -136,7 +218,7 @@ pub(super) enum Order<'a> {
         /// What to call it.
         id: u64,
         /// Environment of this cell.
-        env: &'a std::collections::BTreeMap<String, String>,
+        env: &'a BTreeMap<String, String>,
         /// Where it runs.
         cwd: &'a str,
         /// Bytes of code in the body.
@@ -155,10 +237,15 @@ pub(super) enum Order<'a> {
         /// How many.
         bytes: u64,
     },
+    /// The folder where cells run that do not say where.
+    Cwd {
+        /// Which.
+        cwd: &'a str,
+    },
     /// Environment from now on.
     Env {
         /// Names and values.
-        env: &'a std::collections::BTreeMap<String, String>,
+        env: &'a BTreeMap<String, String>,
     },
 }
 

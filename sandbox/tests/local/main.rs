@@ -5,6 +5,10 @@
 
 mod cells;
 mod commands;
+mod contexts;
+mod files;
+mod processes;
+mod shown;
 mod support;
 mod tree;
 mod unprivileged;

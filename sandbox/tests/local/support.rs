@@ -10,6 +10,7 @@ use sandpit_messages::id::{ExecId, NodeId, SandboxId};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
+use sandpit_sandbox::provider::contexts::{ContextId, Shown};
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, ProviderError, Work,
 };
@@ -79,9 +80,11 @@ pub(crate) struct Ran {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) result: Option<String>,
+    pub(crate) shown: Vec<Shown>,
     /// Name, text and traceback.
     pub(crate) raised: Option<(String, String, String)>,
     pub(crate) pid: u32,
+    pub(crate) count: Option<u64>,
     pub(crate) done: Option<Done>,
 }
 
@@ -97,10 +100,15 @@ impl Ran {
     fn take(&mut self, event: ExecEvent) {
         assert_eq!(self.done, None, "nothing follows the end: {event:?}");
         match event {
-            ExecEvent::Started { pid } => self.pid = pid,
+            ExecEvent::Started { pid, count } => (self.pid, self.count) = (pid, count),
             ExecEvent::Stdout(bytes) => self.stdout.push_str(&String::from_utf8_lossy(&bytes)),
             ExecEvent::Stderr(bytes) => self.stderr.push_str(&String::from_utf8_lossy(&bytes)),
-            ExecEvent::Shown(value) => self.result = value.text().map(str::to_owned),
+            ExecEvent::Shown(shown) => {
+                if shown.is_main {
+                    self.result = shown.text().map(str::to_owned);
+                }
+                self.shown.push(shown);
+            }
             ExecEvent::Raised { name, value, traceback } => {
                 self.raised = Some((name, value, traceback));
             }
@@ -125,6 +133,11 @@ pub(crate) fn cell(code: &str) -> ExecRequest {
     request(Work::Cell { code: code.to_owned(), params: None, context: None })
 }
 
+pub(crate) fn cell_in(context: &ContextId, code: &str) -> ExecRequest {
+    let context = Some(context.clone());
+    request(Work::Cell { code: code.to_owned(), params: None, context })
+}
+
 pub(crate) fn line(line: &str) -> ExecRequest {
     request(Work::Line(line.to_owned()))
 }
@@ -142,12 +155,20 @@ impl Engine {
     }
 
     pub(crate) async fn create(&self) -> SandboxId {
-        self.try_create().await.expect("a sandbox is made")
+        self.create_from("base").await
+    }
+
+    pub(crate) async fn create_from(&self, template: &str) -> SandboxId {
+        self.try_create_from(template).await.expect("a sandbox is made")
     }
 
     pub(crate) async fn try_create(&self) -> Result<SandboxId, ProviderError> {
+        self.try_create_from("base").await
+    }
+
+    async fn try_create_from(&self, template: &str) -> Result<SandboxId, ProviderError> {
         let sandbox = SandboxId::minted(NodeId::of_bits(1), u128::from(number()));
-        let request = CreateRequest { sandbox, template: "base".to_owned() };
+        let request = CreateRequest { sandbox, template: template.to_owned() };
         self.provider.create(request).await.map(|made| made.sandbox)
     }
 

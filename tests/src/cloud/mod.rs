@@ -28,9 +28,6 @@ pub const TEMPLATE: &str = "code-interpreter-v1";
 /// Bytes of the longest request.
 const REQUEST_MAX: usize = 16 << 20;
 
-/// Sandboxes on a page: few, so that every list has several.
-const PAGE: usize = 7;
-
 /// A cloud on loopback. It ends with this.
 #[derive(Debug)]
 pub struct Cloud {
@@ -45,6 +42,8 @@ struct World {
     name: String,
     /// Whether the same key twice is the same sandbox.
     honors_keys: bool,
+    /// Sandboxes on a page of a list.
+    page: usize,
     made: u64,
     places: BTreeMap<String, Place>,
     keys: BTreeMap<String, String>,
@@ -64,12 +63,13 @@ struct Place {
 }
 
 impl Cloud {
-    /// An empty one. `honors_keys` says whether it knows a creation that is sent again.
+    /// An empty one. `honors_keys` says whether it knows a creation that is sent again,
+    /// `page` how many sandboxes a page of a list has.
     ///
     /// # Panics
     /// Without a free port.
-    pub async fn start(name: &str, honors_keys: bool) -> Self {
-        let world = World { name: name.to_owned(), honors_keys, ..World::default() };
+    pub async fn start(name: &str, honors_keys: bool, page: usize) -> Self {
+        let world = World { name: name.to_owned(), honors_keys, page, ..World::default() };
         let world = Arc::new(Mutex::new(world));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -254,8 +254,8 @@ fn list(world: &World, query: &str) -> Response {
     let from = pairs.get("nextToken").cloned().unwrap_or_default();
     let found = world.places.iter().filter(|(id, place)| **id > from && matches(place));
     let mut found: Vec<_> = found.collect();
-    let more = found.len() > PAGE;
-    found.truncate(PAGE);
+    let more = found.len() > world.page;
+    found.truncate(world.page);
     let next = found.last().map(|(id, _)| (*id).clone()).filter(|_| more);
     let page: Vec<_> = found.into_iter().map(|(id, place)| detail(id, place)).collect();
     let mut response = said(200, &json!(page));

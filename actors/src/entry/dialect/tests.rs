@@ -108,7 +108,7 @@ fn what_is_accepted_is_told_in_words() {
 
 #[test]
 fn a_template_of_an_older_tool_set_has_its_name_here() {
-    assert_eq!(template("code-interpreter-v1"), Some("python"));
+    assert_eq!(template("code-interpreter"), Some("code-interpreter-v1"));
     assert_eq!(template("node"), Some("nodejs"));
     assert_eq!(template("base"), None);
 }

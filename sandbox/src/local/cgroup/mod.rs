@@ -62,6 +62,8 @@ pub struct GroupUsage {
     pub cpu: Duration,
     /// Bytes of memory now.
     pub memory: u64,
+    /// Of those, bytes of files, of those in memory too.
+    pub memory_cache: u64,
     /// Most bytes of memory at once; 0 where the kernel does not tell.
     pub memory_peak: u64,
     /// Processes and threads now.

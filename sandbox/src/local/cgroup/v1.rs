@@ -180,6 +180,7 @@ impl Group {
         let mut usage = GroupUsage::default();
         if let Some(folder) = self.folder(Controller::Memory) {
             usage.memory = read_number(&folder.join("memory.usage_in_bytes"))?;
+            usage.memory_cache = read_entry(&folder.join("memory.stat"), "total_cache")?;
             usage.memory_peak = read_number(&folder.join("memory.max_usage_in_bytes"))?;
         }
         if let Some(folder) = self.folder(Controller::Pids) {

@@ -152,6 +152,7 @@ impl Group {
         Ok(GroupUsage {
             cpu: Duration::from_micros(read_entry(&cpu, "usage_usec")?),
             memory: read_number(&self.folder.join("memory.current"))?,
+            memory_cache: read_entry(&self.folder.join("memory.stat"), "file")?,
             // Since kernel 5.19.
             memory_peak: if peak.exists() { read_number(&peak)? } else { 0 },
             pids: u32::try_from(pids).unwrap_or(u32::MAX),

@@ -395,7 +395,8 @@ impl Engine {
         sandbox.queued.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let place = run::Queued::new(Arc::clone(sandbox));
         let (events, mut heard) = tokio::sync::mpsc::channel(16);
-        let running = run::run(Arc::clone(self), place, request, Arc::default(), events);
+        let turn = sandbox.contexts.default.turn();
+        let running = run::run(Arc::clone(self), place, turn, request, Arc::default(), events);
         tokio::spawn(running);
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let keep = |kept: &mut Vec<u8>, bytes: &Bytes| {

@@ -12,7 +12,7 @@ use super::super::plan;
 use super::super::template::{self as store, INSIDE_PYTHON};
 use super::layer::Ready;
 use super::link::lock;
-use super::provider::{HOME, WARM_MAX_MS, WORKER, ZYGOTE, ZYGOTE_LIMITS, failed};
+use super::provider::{PROGRAMS, WARM_MAX_MS, ZYGOTE_LIMITS, failed};
 use super::template::{Readiness, Template, Top};
 use super::{Engine, LauncherStage, MIB};
 use crate::provider::{Progress, ProviderError, TemplateInfo};
@@ -62,7 +62,7 @@ impl Engine {
             return Err(ProviderError::Unsupported { what });
         }
         let broken = |why: String| ProviderError::TemplateBroken { name: name.to_owned(), why };
-        let programs = [WORKER, ZYGOTE, HOME].concat();
+        let programs: String = PROGRAMS.iter().map(|(_, text)| *text).collect();
         let made = store::prepare(&self.options, spec, &programs, progress)
             .await
             .map_err(|error| broken(error.explain()))?;
@@ -118,11 +118,7 @@ impl Engine {
             .strip_prefix(&self.options.store)
             .map_err(|_| format!("{} is not in the store", made.environment.display()))?;
         let data = self.data(spec)?;
-        let programs = BTreeMap::from([
-            ("zygote.py".to_owned(), ZYGOTE.to_owned()),
-            ("worker.py".to_owned(), WORKER.to_owned()),
-            ("home.py".to_owned(), HOME.to_owned()),
-        ]);
+        let programs = PROGRAMS.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let facts = host::facts(&self.interpreter, environment.to_owned(), data, programs);
         let memory = u64::from(spec.limits.memory_mb) * MIB;
         let bounds = &self.options.bounds;

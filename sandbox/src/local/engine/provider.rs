@@ -19,16 +19,24 @@ use super::link::{Keeper, Skeleton, lock};
 use super::sandbox::{Entry, NoWorker, Sandbox};
 use super::template::Template;
 use super::{Engine, LocalProvider, MIB, group_limits, run};
+use crate::provider::contexts::Contexts;
+use crate::provider::files::Files;
+use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
     ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
-    Sample, SandboxInfo, TemplateInfo,
+    Sample, SandboxInfo, TemplateInfo, Work,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
-pub(super) const ZYGOTE: &str = include_str!("../../../python/zygote.py");
-pub(super) const WORKER: &str = include_str!("../../../python/worker.py");
-pub(super) const HOME: &str = include_str!("../../../python/home.py");
+pub(super) const PROGRAMS: [(&str, &str); 6] = [
+    ("home.py", include_str!("../../../python/home.py")),
+    ("notebook/IPython/__init__.py", include_str!("../../../python/notebook/IPython/__init__.py")),
+    ("notebook/IPython/display.py", include_str!("../../../python/notebook/IPython/display.py")),
+    ("shown.py", include_str!("../../../python/shown.py")),
+    ("worker.py", include_str!("../../../python/worker.py")),
+    ("zygote.py", include_str!("../../../python/zygote.py")),
+];
 
 /// Longest a zygote may import and warm up. numpy and pandas take half a second.
 pub(super) const WARM_MAX_MS: u64 = 60_000;
@@ -142,6 +150,11 @@ impl Provider for LocalProvider {
         request: ExecRequest,
     ) -> Result<ExecStream, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
+        let context = match &request.work {
+            Work::Cell { context, .. } => context.as_ref(),
+            Work::Line(_) | Work::Program(_) => None,
+        };
+        let turn = sandbox.contexts.turn(context)?;
         let queued_max = self.engine.options.bounds.queued_max;
         let queued = sandbox.queued.fetch_add(1, Ordering::AcqRel);
         let place = run::Queued::new(Arc::clone(&sandbox));
@@ -152,7 +165,7 @@ impl Provider for LocalProvider {
         lock(&sandbox.runs).insert(request.exec, Arc::clone(&interrupt));
         let (events, stream) = mpsc::channel(EVENTS_MAX);
         let engine = Arc::clone(&self.engine);
-        tokio::spawn(run::run(engine, place, request, interrupt, events));
+        tokio::spawn(run::run(engine, place, turn, request, interrupt, events));
         Ok(ExecStream::new(stream))
     }
 
@@ -162,6 +175,18 @@ impl Provider for LocalProvider {
         // One permit is kept for an execution that has not begun to listen.
         run.iter().for_each(|run| run.notify_one());
         Ok(())
+    }
+
+    fn files(&self) -> Result<&dyn Files, ProviderError> {
+        Ok(self)
+    }
+
+    fn processes(&self) -> Result<&dyn Processes, ProviderError> {
+        Ok(self)
+    }
+
+    fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Ok(self)
     }
 
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
@@ -186,6 +211,7 @@ impl Engine {
             ("PATH", PATH),
             ("HOME", "/home/user"),
             ("USER", "user"),
+            ("LOGNAME", "user"),
             ("LANG", "C.UTF-8"),
             ("PYTHONDONTWRITEBYTECODE", "1"),
             // One thread each: a threaded zygote cannot fork safely, and a sandbox has one
@@ -336,11 +362,12 @@ impl Engine {
         };
         *kept = Some(Arc::clone(&skeleton));
         *lock(&skeleton.owner) = Some(id);
+        // The zygote forks while the skeleton stands up.
+        let worker = self.attach(template, &skeleton).await;
+        self.want_spares(template);
         if let Err(why) = skeleton.built().await {
             return Err(failed(format!("its namespaces could not be built: {why}")));
         }
-        let worker = self.attach(template, &skeleton).await;
-        self.want_spares(template);
         let worker = worker.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))?;
         let sandbox = Sandbox::new(id, Arc::clone(template), skeleton);
         sandbox.oom_kills.store(sandbox.skeleton.oom_kills(), Ordering::Release);
@@ -350,7 +377,7 @@ impl Engine {
         if !template.top.env.is_empty() {
             sandbox.tell(&worker).await.map_err(failed)?;
         }
-        *sandbox.context.lock().await = Some(worker);
+        *sandbox.contexts.default.worker.lock().await = Some(worker);
         Ok(Arc::new(sandbox))
     }
 
@@ -361,11 +388,12 @@ impl Engine {
         let mut env = sandbox.template.top.env.clone();
         env.extend(lease.env);
         *lock(&sandbox.env) = env;
-        let context = sandbox.context.lock().await;
-        match &*context {
-            Some(worker) => sandbox.tell(worker).await.map_err(failed),
-            None => Ok(()),
+        for context in sandbox.contexts.all() {
+            if let Some(worker) = &*context.worker.lock().await {
+                sandbox.tell(worker).await.map_err(failed)?;
+            }
         }
+        Ok(())
     }
 
     /// Other limits than the template's.
@@ -383,6 +411,7 @@ impl Engine {
         }
         let group = group_limits(limits, self.options.bounds.pids);
         sandbox.skeleton.group.set_limits(group).map_err(failed)?;
+        *lock(&sandbox.limits) = limits;
         let bytes = rlimits::data_of(memory);
         *lock(&sandbox.data) = Some(bytes);
         sandbox.skeleton.order(&ToInit::Data { bytes }, &[]).await.map_err(failed)
@@ -418,15 +447,20 @@ impl Engine {
             return Err(gone);
         };
         let used = skeleton.group.usage().map_err(failed)?;
-        Ok(match used {
-            Some(used) => Sample {
-                cpu: used.cpu,
-                memory: used.memory,
-                disk,
-                processes: used.pids,
-                source: "cgroup",
-            },
-            None => Sample { disk, processes, ..run::usage_by_proc(sandbox) },
+        let source = if used.is_some() { "cgroup" } else { "proc" };
+        let used = used.unwrap_or_else(|| run::usage_by_proc(sandbox));
+        let limits = *lock(&sandbox.limits);
+        let bounds = &self.options.bounds;
+        Ok(Sample {
+            cpu: used.cpu,
+            cpu_count: limits.cpu_count,
+            memory: used.memory,
+            memory_cache: used.memory_cache,
+            memory_max: u64::from(limits.memory_mb) * MIB,
+            disk,
+            disk_max: bounds.home_bytes + bounds.tmp_bytes + bounds.shm_bytes,
+            processes: if source == "cgroup" { used.pids } else { processes },
+            source,
         })
     }
 }

@@ -16,14 +16,15 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
-use super::super::cgroup::none;
+use super::super::cgroup::{GroupUsage, none};
 use super::super::control::{self, Files, FromInit, ToInit};
 use super::super::state::{Effect, Event, Stopping};
 use super::super::sys;
 use super::Engine;
+use super::contexts::Turn;
 use super::link::lock;
 use super::sandbox::Sandbox;
-use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Sample, Work};
+use crate::provider::{Done, ExecEvent, ExecRequest, KilledBy, Outcome, Work};
 
 mod cell;
 mod command;
@@ -33,7 +34,10 @@ pub(super) mod transfer;
 use output::Output;
 
 /// Where everything runs that does not say where.
-const HOME: &str = "/home/user";
+pub(super) const HOME: &str = "/home/user";
+
+/// Why a sandbox is destroyed in which memory ran out.
+pub(super) const OUT_OF_MEMORY: &str = "out of memory";
 
 /// Longest an init that lives takes to answer. It does nothing that could keep it longer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -101,6 +105,7 @@ impl Ended {
 pub(super) async fn run(
     engine: Arc<Engine>,
     mut place: Queued,
+    turn: Turn,
     request: ExecRequest,
     interrupt: Arc<Notify>,
     events: mpsc::Sender<ExecEvent>,
@@ -111,7 +116,7 @@ pub(super) async fn run(
     let stopping = Stopping::new(started, request.time_max, engine.options.bounds.grace);
     let mut run = Run { engine, sandbox, events, interrupt, stopping, started };
     let mut ended = match &request.work {
-        Work::Cell { code, params, .. } => run.cell(&request, code, params.as_deref()).await,
+        Work::Cell { code, params, .. } => run.cell(&request, turn, code, params.as_deref()).await,
         Work::Line(line) => {
             run.command(&request, &["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]).await
         }
@@ -121,9 +126,16 @@ pub(super) async fn run(
     // kernel chose to kill.
     // A worker that was killed for its memory falls silent, which looks like a broken protocol.
     let explained = matches!(ended.outcome, Outcome::Killed(by) if by != KilledBy::Protocol);
+    let fell_silent = matches!(
+        ended.outcome,
+        Outcome::Lost | Outcome::Signal(libc::SIGKILL) | Outcome::Killed(KilledBy::Protocol)
+    );
     if run.sandbox.ran_out_of_memory() && !explained {
         ended.outcome = Outcome::Killed(KilledBy::Memory);
-        run.sandbox.skeleton.condemn("out of memory");
+        run.sandbox.skeleton.condemn(OUT_OF_MEMORY);
+    } else if run.sandbox.skeleton.condemned() == Some(OUT_OF_MEMORY) && fell_silent {
+        // It ran beside the one that was noticed first.
+        ended.outcome = Outcome::Killed(KilledBy::Memory);
     }
     let usable = ended.outcome != Outcome::Lost && run.sandbox.skeleton.is_usable();
     let done = Done {
@@ -267,19 +279,11 @@ fn peak_memory(pid: i32) -> u64 {
 }
 
 /// What a sandbox uses where no group counts it.
-pub(super) fn usage_by_proc(sandbox: &Sandbox) -> Sample {
-    let pid = sandbox.context.try_lock().ok().and_then(|context| Some(context.as_ref()?.outer));
-    let namespace =
-        pid.and_then(|pid| u32::try_from(pid).ok()).and_then(|pid| none::pid_namespace(pid).ok());
-    let used = namespace.and_then(|namespace| none::survey().ok()?.remove(&namespace));
+pub(super) fn usage_by_proc(sandbox: &Sandbox) -> GroupUsage {
+    let namespace = sandbox.skeleton.namespace.get();
+    let used = namespace.and_then(|namespace| none::survey().ok()?.remove(namespace));
     let used = used.unwrap_or_default();
-    Sample {
-        cpu: used.cpu,
-        memory: used.resident,
-        disk: 0,
-        processes: used.threads,
-        source: "proc",
-    }
+    GroupUsage { cpu: used.cpu, memory: used.resident, pids: used.threads, ..GroupUsage::default() }
 }
 
 /// Environment of a command: ours, its holder's, its own.

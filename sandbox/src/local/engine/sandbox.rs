@@ -1,4 +1,4 @@
-//! A sandbox as the engine knows it: a skeleton, and the worker that keeps its variables.
+//! A sandbox as the engine knows it: a skeleton, and the workers that keep its variables.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,15 +13,20 @@ use rustix::pipe::PipeFlags;
 use rustix::process::Signal;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::io::Interest;
-use tokio::sync::{Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, Semaphore, watch};
 
 use super::super::cgroup::none;
 use super::super::control::{ToInit, ToKeeper};
 use super::super::lockdown::rlimits::SumHeldBy;
 use super::super::sys;
 use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
+use super::contexts::{Context, Contexts};
+use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::processes::Table;
+use super::run::HOME;
 use super::{Engine, Template};
+use crate::provider::Limits;
 
 /// Longest a worker may take from its order to its hello. It takes about 3 ms; the keeper gives
 /// up before.
@@ -44,38 +49,59 @@ pub(super) struct Sandbox {
     pub(super) id: SandboxId,
     pub(super) template: Arc<Template>,
     pub(super) skeleton: Arc<Skeleton>,
-    /// The worker; who holds the lock runs a cell. First come, first served.
-    pub(super) context: tokio::sync::Mutex<Option<Context>>,
+    pub(super) contexts: Contexts,
     /// Executions that run or wait.
     pub(super) queued: AtomicUsize,
     /// Of its template, and of its holder.
     pub(super) env: Mutex<BTreeMap<String, String>>,
+    /// What it may use now.
+    pub(super) limits: Mutex<Limits>,
     /// Bytes of data of each process, if its holder asked for other limits than the template's.
     pub(super) data: Mutex<Option<u64>>,
     /// Executions that can be interrupted.
     pub(super) runs: Mutex<BTreeMap<ExecId, Arc<Notify>>>,
     /// Kills for lack of memory that were told already.
     pub(super) oom_kills: AtomicU64,
+    /// What its holder does with files, processes and ports.
+    pub(super) io: Io,
+}
+
+/// What goes on in a sandbox beside its executions.
+#[derive(Debug)]
+pub(super) struct Io {
+    /// Turns of jobs.
+    pub(super) jobs: Arc<Semaphore>,
+    /// Processes that live on their own.
+    pub(super) processes: Table,
+}
+
+impl Io {
+    fn new() -> Self {
+        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+    }
 }
 
 impl Sandbox {
     pub(super) fn new(id: SandboxId, template: Arc<Template>, skeleton: Arc<Skeleton>) -> Self {
         let env = Mutex::new(template.top.env.clone());
+        let limits = Mutex::new(template.info.limits);
         Self {
             id,
             template,
             skeleton,
-            context: tokio::sync::Mutex::new(None),
+            contexts: Contexts::default(),
             queued: AtomicUsize::new(0),
             env,
+            limits,
             data: Mutex::default(),
             runs: Mutex::default(),
             oom_kills: AtomicU64::new(0),
+            io: Io::new(),
         }
     }
 
     /// Tells a worker what its holder's lease says.
-    pub(super) async fn tell(&self, worker: &Context) -> io::Result<()> {
+    pub(super) async fn tell(&self, worker: &Worker) -> io::Result<()> {
         let mut orders = Vec::new();
         if let Some(bytes) = *lock(&self.data) {
             orders.extend(Order::Data { bytes }.encode(&[]));
@@ -95,9 +121,9 @@ impl Sandbox {
     }
 }
 
-/// A worker: a Python process that keeps the variables of a sandbox's cells.
+/// A worker: a Python process that keeps the variables of a context's cells.
 #[derive(Debug)]
-pub(super) struct Context {
+pub(super) struct Worker {
     skeleton: Arc<Skeleton>,
     pub(super) channel: OwnedFd,
     pub(super) output: OwnedFd,
@@ -113,11 +139,19 @@ pub(super) struct Context {
     pub(super) cells: u64,
 }
 
-impl Context {
+impl Worker {
     /// Whether it has not ended since its last cell.
     pub(super) fn is_alive(&self) -> bool {
         matches!(&*self.stage.borrow(), WorkerStage::Verified { .. })
             && self.stage.has_changed().is_ok()
+    }
+
+    /// Makes a folder the one where its cells run.
+    async fn go_to(&self, cwd: &str) -> io::Result<()> {
+        if cwd == HOME {
+            return Ok(());
+        }
+        write_all(&self.channel, &Order::Cwd { cwd }.encode(&[])).await
     }
 
     /// Asks it to stop a cell, whose order was written whole.
@@ -140,7 +174,7 @@ impl Context {
     }
 }
 
-impl Drop for Context {
+impl Drop for Worker {
     fn drop(&mut self) {
         self.kill();
     }
@@ -168,7 +202,7 @@ impl Engine {
         &self,
         template: &Arc<Template>,
         skeleton: &Arc<Skeleton>,
-    ) -> Result<Context, NoWorker> {
+    ) -> Result<Worker, NoWorker> {
         let (channel, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -206,7 +240,7 @@ impl Engine {
             skeleton.namespace.get_or_init(|| namespace);
         }
         let skeleton = Arc::clone(skeleton);
-        Ok(Context {
+        Ok(Worker {
             skeleton,
             channel,
             output,
@@ -220,12 +254,17 @@ impl Engine {
         })
     }
 
-    /// The same for a sandbox that has lost its worker: the next one gets its holder's
-    /// environment.
-    pub(super) async fn attach_again(&self, sandbox: &Sandbox) -> Result<Context, NoWorker> {
-        let context = self.attach(&sandbox.template, &sandbox.skeleton).await?;
-        sandbox.tell(&context).await?;
-        Ok(context)
+    /// The same for a context that has no worker, in a sandbox that may have a holder: the worker
+    /// gets its environment.
+    pub(super) async fn attach_again(
+        &self,
+        sandbox: &Sandbox,
+        context: &Context,
+    ) -> Result<Worker, NoWorker> {
+        let worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
+        sandbox.tell(&worker).await?;
+        worker.go_to(&context.cwd).await?;
+        Ok(worker)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 
 use super::super::cgroup::none::{self, WATCH_EVERY};
 use super::link::lock;
+use super::run::OUT_OF_MEMORY;
 use super::{Engine, MIB};
 
 /// Watches until the engine is gone.
@@ -29,7 +30,7 @@ impl Engine {
             let limit = u64::from(skeleton.keeper.template.info.limits.memory_mb) * MIB;
             if used.get(&namespace).is_some_and(|used| none::is_over(used, limit)) {
                 skeleton.note_oom_kill();
-                skeleton.condemn("out of memory");
+                skeleton.condemn(OUT_OF_MEMORY);
             }
         }
     }

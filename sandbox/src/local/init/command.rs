@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 
-use super::super::control::{self, Command, Files};
+use super::super::control::{self, Command, Files, Hindrance, Stdio};
 use super::super::sys;
 
 /// Where relative paths start.
@@ -22,49 +24,100 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// What a shell answers for a program that is not there or cannot be run.
 const NOT_RUN: i32 = 127;
 
-/// Starts a command. `files`: the sealed [`Command`], standard input, output, error.
+/// A command that was not started: because of what, and the error.
+#[derive(Debug)]
+pub(super) struct NotStarted {
+    /// Because of what.
+    pub(super) hindrance: Hindrance,
+    /// The number of the error.
+    pub(super) errno: i32,
+}
+
+impl NotStarted {
+    /// As it travels from the fork to init.
+    fn to_bytes(&self) -> [u8; REPORT] {
+        let code = match self.hindrance {
+            Hindrance::Folder => 0,
+            Hindrance::Terminal => 1,
+            Hindrance::Program => 2,
+        };
+        let [e0, e1, e2, e3] = self.errno.to_ne_bytes();
+        [code, e0, e1, e2, e3]
+    }
+
+    fn from_bytes([code, errno @ ..]: [u8; REPORT]) -> Self {
+        let hindrance = match code {
+            0 => Hindrance::Folder,
+            1 => Hindrance::Terminal,
+            _ => Hindrance::Program,
+        };
+        Self { hindrance, errno: i32::from_ne_bytes(errno) }
+    }
+
+    fn because(hindrance: Hindrance) -> impl Fn(io::Error) -> Self {
+        move |error| Self { hindrance, errno: error.raw_os_error().unwrap_or(libc::EIO) }
+    }
+}
+
+impl<E: Into<io::Error>> From<E> for NotStarted {
+    fn from(error: E) -> Self {
+        Self::because(Hindrance::Program)(error.into())
+    }
+}
+
+/// Bytes of a report of the fork.
+const REPORT: usize = 5;
+
+/// Starts a command. `files`: the sealed [`Command`], and what `stdio` says.
 ///
 /// # Errors
 /// Why the program could not be run.
-pub(super) fn start(files: Vec<OwnedFd>) -> io::Result<Pid> {
-    let Ok([order, input, output, errors]) = <[OwnedFd; 4]>::try_from(files) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
+pub(super) fn start(files: Vec<OwnedFd>, stdio: Stdio) -> Result<Pid, NotStarted> {
+    let mut files = files.into_iter();
+    let order = files.next().ok_or(io::ErrorKind::InvalidData)?;
+    let beside: Vec<OwnedFd> = files.collect();
     let (mut failure, report) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map(|(read, write)| (File::from(read), write))?;
     match sys::fork()? {
         None => {
-            let error = run(order, &input, &output, &errors).unwrap_or_else(|error| error);
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            let failed = run(order, &beside, stdio).unwrap_or_else(|failed| failed);
             // Init then sees an end without a reason, which is not a success either.
-            let _ = rustix::io::write(&report, &errno.to_ne_bytes());
+            let _ = rustix::io::write(&report, &failed.to_bytes());
             sys::end(NOT_RUN)
         }
         Some(child) => {
             drop(report);
-            let mut errno = [0; 4];
-            match failure.read_exact(&mut errno) {
+            let mut said = [0; REPORT];
+            match failure.read_exact(&mut said) {
                 // Closed by a successful exec.
                 Err(_) => Ok(child),
-                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+                Ok(()) => Err(NotStarted::from_bytes(said)),
             }
         }
     }
 }
 
-fn run(
-    order: OwnedFd,
-    input: &OwnedFd,
-    output: &OwnedFd,
-    errors: &OwnedFd,
-) -> io::Result<io::Error> {
+fn run(order: OwnedFd, beside: &[OwnedFd], stdio: Stdio) -> Result<NotStarted, NotStarted> {
     let command: Command = control::read_sealed(order)?;
     rustix::process::setsid()?;
-    for (file, number) in [(input, 0), (output, 1), (errors, 2)] {
-        sys::put_at(file.as_fd(), number)?;
+    match (stdio, beside) {
+        (Stdio::Files, [input, output, errors]) => {
+            become_standard(&[(input.as_fd(), 0), (output.as_fd(), 1), (errors.as_fd(), 2)])?
+        }
+        // Init's own input is the null device.
+        (Stdio::NoInput, [output, errors]) => {
+            become_standard(&[(output.as_fd(), 1), (errors.as_fd(), 2)])?;
+        }
+        (Stdio::Terminal { columns, rows }, [channel]) => {
+            let terminal = terminal(channel.as_fd(), columns, rows)
+                .map_err(NotStarted::because(Hindrance::Terminal))?;
+            become_standard(&[0, 1, 2].map(|number| (terminal.as_fd(), number)))?;
+        }
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidData).into()),
     }
     sys::default_signals()?;
-    rustix::process::chdir(home(&command.cwd))?;
+    let moved = rustix::process::chdir(home(&command.cwd)).map_err(io::Error::from);
+    moved.map_err(NotStarted::because(Hindrance::Folder))?;
     let program = command.arguments.first().ok_or(io::ErrorKind::InvalidInput)?;
     let texts = |texts: Vec<String>| -> io::Result<Vec<CString>> {
         Ok(texts.into_iter().map(CString::new).collect::<Result<_, _>>()?)
@@ -73,7 +126,25 @@ fn run(
     let environment =
         texts(command.env.iter().map(|(name, value)| format!("{name}={value}")).collect())?;
     let arguments = texts(command.arguments.clone())?;
-    Ok(exec_first(&candidates, &arguments, &environment))
+    Ok(exec_first(&candidates, &arguments, &environment).into())
+}
+
+fn become_standard(files: &[(BorrowedFd<'_>, i32)]) -> io::Result<()> {
+    files.iter().try_for_each(|(file, number)| sys::put_at(*file, *number))
+}
+
+/// Makes a terminal of this size the controlling one of this session, and sends its other end
+/// through `channel`.
+fn terminal(channel: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<OwnedFd> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags)?;
+    rustix::pty::unlockpt(&master)?;
+    let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&master, size)?;
+    rustix::process::ioctl_tiocsctty(&terminal)?;
+    control::send(channel, &(), &[master.as_fd()])?;
+    Ok(terminal)
 }
 
 /// Where a program may be: as said if it has a slash, else in each folder of `PATH`.

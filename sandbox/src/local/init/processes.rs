@@ -14,9 +14,9 @@ const ROUNDS_MAX: usize = 16;
 pub(super) struct Living(BTreeMap<i32, (i32, u64)>);
 
 impl Living {
-    /// Those in none of these sessions.
+    /// Those in none of these sessions, nor about to begin one of them.
     pub(super) fn without_sessions(mut self, sessions: &[i32]) -> Self {
-        self.0.retain(|_, (session, _)| !sessions.contains(session));
+        self.0.retain(|pid, (session, _)| !sessions.contains(session) && !sessions.contains(pid));
         self
     }
 
@@ -87,6 +87,14 @@ pub(super) fn kill_session(session: u32) {
         if !found {
             return;
         }
+    }
+}
+
+/// Kills what is left of a session whose leader was reaped. Its number is not given out again
+/// before nothing is left, so whoever leads that session now leads another one.
+pub(super) fn kill_left(session: u32) {
+    if fs::symlink_metadata(format!("/proc/{session}")).is_err() {
+        kill_session(session);
     }
 }
 

@@ -40,20 +40,15 @@ enum Stage {
 /// What workers need to know of one that stands.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Up<'a> {
-    init: BorrowedFd<'a>,
     rules: Option<BorrowedFd<'a>>,
     seen: &'a Seen,
 }
 
 impl<'a> Up<'a> {
-    /// A handle of its init.
-    pub(super) fn init(self) -> BorrowedFd<'a> {
-        self.init
-    }
-
-    /// Its Landlock rules.
-    pub(super) fn rules(self) -> Option<BorrowedFd<'a>> {
-        self.rules
+    /// Tells a worker that it may enter, and gives it the sandbox's Landlock rules.
+    pub(super) fn let_in(self, worker: BorrowedFd<'_>) -> io::Result<()> {
+        let rules: Vec<_> = self.rules.into_iter().collect();
+        control::send(worker, &(), &rules)
     }
 
     /// What was seen of its init.
@@ -66,10 +61,17 @@ impl Skeleton {
     /// The sandbox, if it stands.
     pub(super) fn up(&self) -> Option<Up<'_>> {
         match &self.stage {
-            Stage::Up { rules, seen } => {
-                Some(Up { init: self.init.as_fd(), rules: rules.as_ref().map(AsFd::as_fd), seen })
-            }
+            Stage::Up { rules, seen } => Some(Up { rules: rules.as_ref().map(AsFd::as_fd), seen }),
             Stage::StandingUp { .. } | Stage::Failed(_) => None,
+        }
+    }
+
+    /// A handle of its init, and the sandbox as far as it stands. A worker can be forked for one
+    /// that is still standing up, and enters it afterwards.
+    pub(super) fn living(&self) -> Option<(BorrowedFd<'_>, Option<Up<'_>>)> {
+        match &self.stage {
+            Stage::Up { .. } | Stage::StandingUp { .. } => Some((self.init.as_fd(), self.up())),
+            Stage::Failed(_) => None,
         }
     }
 
@@ -185,7 +187,9 @@ impl Keeper {
                 at_step(
                     "telling the engine",
                     control::send(&self.engine, &FromKeeper::Skeleton { slot }, &[handle]),
-                )
+                )?;
+                self.let_in(slot);
+                Ok(())
             }
             Err(why) => {
                 skeleton.fail(why);

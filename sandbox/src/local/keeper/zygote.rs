@@ -17,6 +17,7 @@ use super::super::lockdown::seccomp::Program;
 use super::super::mounts::{self, Failed, at_step};
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
+use super::skeleton::Up;
 use super::{Keeper, verify};
 
 /// Longest a zygote may take to fork, in milliseconds. It takes about 3 ms; with ten busy sandboxes
@@ -53,8 +54,10 @@ pub(super) struct Asked {
     order: u64,
     pub(super) slot: u32,
     pub(super) worker: u64,
-    /// Where the worker says that it is locked down.
+    /// Where the worker hears that its sandbox stands, and says that it is locked down.
     pub(super) sync: OwnedFd,
+    /// Whether it was told the first already.
+    pub(super) let_in: bool,
     deadline: u64,
 }
 
@@ -113,26 +116,29 @@ impl Zygote {
         if self.asked.is_some() { None } else { self.waiting.pop_front() }
     }
 
-    /// Asks for a worker.
+    /// Asks for a worker. Where its sandbox is still standing up, whoever forks it lets it in
+    /// later: the two take about as long, and need not wait for one another.
     pub(super) fn ask(
         &mut self,
         order: Order,
         init: BorrowedFd<'_>,
-        rules: Option<BorrowedFd<'_>>,
+        up: Option<Up<'_>>,
         now: u64,
     ) -> io::Result<()> {
-        let (sync, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (sync, theirs) = control::pair()?;
+        if let Some(up) = up {
+            up.let_in(sync.as_fd())?;
+        }
         let [channel, output, errors, groups @ ..] = &order.files[..] else {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let mut files = vec![init, theirs.as_fd(), channel.as_fd(), output.as_fd(), errors.as_fd()];
-        files.extend(rules);
         files.extend(groups.iter().map(AsFd::as_fd));
-        let message =
-            ForkOrder { order: order.order, landlock: rules.is_some(), clone_into: order.into };
+        let message = ForkOrder { order: order.order, clone_into: order.into };
         control::send(&self.socket, &message, &files)?;
         let Order { order, slot, worker, .. } = order;
-        self.asked = Some(Asked { order, slot, worker, sync, deadline: now + FORK_MAX_MS });
+        let (let_in, deadline) = (up.is_some(), now + FORK_MAX_MS);
+        self.asked = Some(Asked { order, slot, worker, sync, let_in, deadline });
         Ok(())
     }
 

@@ -125,7 +125,8 @@ impl TemplateError {
 }
 
 /// The templates that are always there: `base` and `python`, the standard library alone, `trading`,
-/// with numpy and pandas, and `nodejs`, with the Node.js of the machine.
+/// with numpy and pandas, `code-interpreter-v1`, with matplotlib beside these, and `nodejs`, with the
+/// Node.js of the machine.
 pub fn built_in() -> BTreeMap<String, TemplateSpec> {
     /// Enough for a few million prices.
     const LIMITS: Limits = Limits { memory_mb: 512, cpu_count: 1 };
@@ -142,10 +143,25 @@ pub fn built_in() -> BTreeMap<String, TemplateSpec> {
         warmup: include_str!("../../../python/trading_warmup.py").to_owned(),
         ..base.clone()
     };
+    let interpreter = TemplateSpec {
+        requirements: include_str!("../../../python/code_interpreter.txt").to_owned(),
+        warmup: concat!(
+            include_str!("../../../python/trading_warmup.py"),
+            include_str!("../../../python/code_interpreter_warmup.py")
+        )
+        .to_owned(),
+        ..base.clone()
+    };
     let python = base.clone();
-    [("base", base), ("nodejs", nodejs), ("python", python), ("trading", trading)]
-        .map(|(name, spec)| (name.to_owned(), spec))
-        .into()
+    [
+        ("base", base),
+        ("code-interpreter-v1", interpreter),
+        ("nodejs", nodejs),
+        ("python", python),
+        ("trading", trading),
+    ]
+    .map(|(name, spec)| (name.to_owned(), spec))
+    .into()
 }
 
 /// Makes sure that a template is on the disk: finds the interpreter, and builds the environment if

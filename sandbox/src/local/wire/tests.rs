@@ -21,7 +21,7 @@ fn all(input: &[u8]) -> Result<Vec<Frame>, Garbled> {
 fn frames_are_read_as_they_were_written() {
     let input = [
         bytes(r#"{"op":"hello","proto":1,"version":"3.11.7"}"#, b""),
-        bytes(r#"{"op":"result","id":7}"#, b"2"),
+        bytes(r#"{"op":"shown","id":7,"main":true,"parts":[["text/plain",1]]}"#, b"2"),
         bytes(r#"{"op":"error","id":7,"name":"E","value":"v"}"#, b"trace"),
         bytes(r#"{"op":"done","id":7}"#, b""),
     ]
@@ -29,7 +29,7 @@ fn frames_are_read_as_they_were_written() {
     let text = str::to_owned;
     let frames = vec![
         Frame::Hello { proto: 1, version: text("3.11.7") },
-        Frame::Result { id: 7, text: text("2") },
+        Frame::Shown { id: 7, shown: Shown::value("2"), bytes: 1 },
         Frame::Raised { id: 7, name: text("E"), value: text("v"), traceback: text("trace") },
         Frame::Done { id: 7 },
     ];
@@ -66,7 +66,7 @@ fn nesting_does_not_end_us() {
 
 #[test]
 fn an_order_is_lengths_header_and_body() {
-    let env = std::collections::BTreeMap::new();
+    let env = BTreeMap::new();
     let order = Order::Run { id: 1, env: &env, cwd: "/", code: 3, params: true };
     let header = r#"{"op":"run","id":1,"env":{},"cwd":"/","code":3,"params":true}"#;
     assert_eq!(order.encode(&[b"1+1", b"{}"]), bytes(header, b"1+1{}"));
@@ -83,7 +83,7 @@ proptest! {
         text in ".{0,64}", cuts in proptest::collection::vec(0_usize..256, 0..8)
     ) {
         let input = [
-            bytes(r#"{"op":"result","id":7}"#, text.as_bytes()),
+            bytes(r#"{"op":"error","id":7,"name":"E","value":"v"}"#, text.as_bytes()),
             bytes(r#"{"op":"done","id":7}"#, b""),
         ]
         .concat();

@@ -1,6 +1,7 @@
 //! A cell: code that runs in the sandbox's worker and finds the variables of the cells before it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,29 +13,66 @@ use tokio::sync::watch;
 use super::super::super::state::{Effect, Event, Stopping, ended};
 use super::super::super::wire::{Decoder, Frame, Order};
 use super::super::super::{control, sys};
+use super::super::contexts::Turn;
 use super::super::link::WorkerStage;
-use super::super::sandbox::{Context, NoWorker, READ_MAX, write_all};
+use super::super::sandbox::{NoWorker, READ_MAX, Worker, write_all};
 use super::output::{Output, Read};
 use super::{Ended, NotWritten, Run, listen, pass_one, peak_memory};
 use crate::provider::contexts::Shown;
-use crate::provider::{ExecEvent, ExecRequest, Outcome};
+use crate::provider::{ExecEvent, ExecRequest, KilledBy, Outcome};
 
 /// From the end of a worker's channel to the keeper's word that it ended. Past this it closed
 /// its channel and lives.
 const END_MAX: Duration = Duration::from_millis(250);
 
+/// What one cell shows beside its value.
+const SHOWN_MAX: usize = 64;
+
+/// Bytes of all that one cell shows.
+const SHOWN_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// What the worker has said of its cell.
 #[derive(Debug, Default)]
 struct Said {
-    result: Option<String>,
+    /// What it showed and wrote before that, in this order, and was not passed on yet.
+    pending: VecDeque<ExecEvent>,
+    shown: usize,
+    shown_bytes: usize,
+    has_value: bool,
     raised: Option<ExecEvent>,
     done: bool,
 }
 
 impl Said {
-    fn is_empty(&self) -> bool {
-        self.result.is_none() && self.raised.is_none()
+    /// Whether something waits to be passed on.
+    fn is_pending(&self, streams: &[Output; 2]) -> bool {
+        !self.pending.is_empty() || streams.iter().any(Output::is_pending)
     }
+
+    /// Takes in what a cell shows; false if that is more than a worker lets it.
+    fn show(&mut self, shown: Shown, bytes: usize, streams: &mut [Output; 2]) -> bool {
+        self.shown_bytes = self.shown_bytes.saturating_add(bytes);
+        let is_second_value = shown.is_main && std::mem::replace(&mut self.has_value, true);
+        self.shown += usize::from(!shown.is_main);
+        if self.raised.is_some()
+            || is_second_value
+            || self.shown > SHOWN_MAX
+            || self.shown_bytes > SHOWN_BYTES_MAX
+        {
+            return false;
+        }
+        self.pending.extend(pending_of(streams));
+        self.pending.push_back(ExecEvent::Shown(shown));
+        true
+    }
+}
+
+/// Everything that was read and not passed on.
+fn pending_of(streams: &mut [Output; 2]) -> impl Iterator<Item = ExecEvent> {
+    let [out, err] = streams;
+    let out = out.is_pending().then(|| ExecEvent::Stdout(out.take_pending()));
+    let err = err.is_pending().then(|| ExecEvent::Stderr(err.take_pending()));
+    out.into_iter().chain(err)
 }
 
 /// Why the loop around a cell ended.
@@ -52,12 +90,19 @@ impl Run {
     pub(super) async fn cell(
         &mut self,
         request: &ExecRequest,
+        turn: Turn,
         code: &str,
         params: Option<&str>,
     ) -> Ended {
         let sandbox = Arc::clone(&self.sandbox);
-        let mut turn = tokio::select! {
-            turn = sandbox.context.lock() => turn,
+        let Turn { context, mut life } = turn;
+        let restarted =
+            || Ended { context_kept: false, ..Ended::before(Outcome::Killed(KilledBy::Restart)) };
+        let mut place = tokio::select! {
+            biased;
+            // Its sender is in the context.
+            _ = life.changed() => return restarted(),
+            place = context.worker.lock() => place,
             _ = sandbox.skeleton.gone() => return Ended::before(Outcome::Lost),
             () = self.interrupt.notified() => {
                 return Ended::before(Outcome::Interrupted { timed_out: false });
@@ -73,20 +118,20 @@ impl Run {
         if let Some(unread) = self.before_cell(request).await {
             return unread;
         }
-        let context = match turn.take().filter(Context::is_alive) {
-            Some(context) => Ok(context),
-            None => self.engine.attach_again(&sandbox).await,
+        let worker = match place.take().filter(Worker::is_alive) {
+            Some(worker) => Ok(worker),
+            None => self.engine.attach_again(&sandbox, &context).await,
         };
-        let mut context = match context {
-            Ok(context) => context,
+        let mut worker = match worker {
+            Ok(worker) => worker,
             Err(NoWorker(why)) => {
                 tracing::warn!(sandbox = %sandbox.id, %why, "a sandbox has no worker");
                 return Ended { context_kept: false, ..Ended::before(Outcome::Lost) };
             }
         };
-        let (ended, fit) = self.cell_in(&mut context, request, code, params).await;
+        let (ended, fit) = self.cell_in(&mut worker, &mut life, request, code, params).await;
         if fit {
-            *turn = Some(context);
+            *place = Some(worker);
         }
         ended
     }
@@ -109,14 +154,15 @@ impl Run {
 
     async fn cell_in(
         &mut self,
-        context: &mut Context,
+        worker: &mut Worker,
+        life: &mut watch::Receiver<u64>,
         request: &ExecRequest,
         code: &str,
         params: Option<&str>,
     ) -> (Ended, bool) {
-        context.cells += 1;
-        let id = context.cells;
-        let cpu_before = sys::cpu_time_of(context.outer);
+        worker.cells += 1;
+        let id = worker.cells;
+        let cpu_before = sys::cpu_time_of(worker.outer);
         let order = Order::Run {
             id,
             env: &request.env,
@@ -129,14 +175,19 @@ impl Run {
         let mut streams = [Output::new(kept), Output::new(kept)];
         let mut said = Said::default();
         // Whoever asked may have gone, and then the loop finds out.
-        let _ = self.events.try_send(ExecEvent::Started { pid: context.pid });
-        let mut decoder = std::mem::take(&mut context.decoder);
+        let started = ExecEvent::Started { pid: worker.pid, count: Some(id) };
+        let _ = self.events.try_send(started);
+        let mut decoder = std::mem::take(&mut worker.decoder);
         let order = (id, &order[..]);
-        let end = self.watch(context, &mut decoder, order, &mut streams, &mut said).await;
-        context.decoder = decoder;
+        let end = self.watch(worker, life, &mut decoder, order, &mut streams, &mut said).await;
+        worker.decoder = decoder;
         let [out, err] = &mut streams;
-        out.drain(&context.output);
-        err.drain(&context.errors);
+        out.drain(&worker.output);
+        err.drain(&worker.errors);
+        for event in said.pending.drain(..) {
+            // Whoever asked may have gone.
+            let _ = self.events.send(event).await;
+        }
         self.pass_on(&mut streams).await;
         let [out, err] = &streams;
         let mut told = Ended {
@@ -151,19 +202,16 @@ impl Run {
         match end {
             End::Done => {
                 told.outcome = if said.raised.is_some() { Outcome::Raised } else { Outcome::Ok };
-                told.cpu = sys::cpu_time_of(context.outer).saturating_sub(cpu_before);
-                told.max_rss = peak_memory(context.outer);
+                told.cpu = sys::cpu_time_of(worker.outer).saturating_sub(cpu_before);
+                told.max_rss = peak_memory(worker.outer);
                 told.context_kept = !self.stopping.killed();
                 // Whoever asked may have gone.
-                if let Some(text) = said.result {
-                    let _ = self.events.send(ExecEvent::Shown(Shown::value(text))).await;
-                }
                 if let Some(raised) = said.raised {
                     let _ = self.events.send(raised).await;
                 }
             }
             End::Gone(end) => {
-                context.kill();
+                worker.kill();
                 told.outcome = ended(end.status);
                 // The end of init looks the same from here: the kernel kills what is left.
                 if told.outcome == Outcome::Signal(libc::SIGKILL) && !self.init_lives().await {
@@ -183,23 +231,24 @@ impl Run {
     /// be stopped.
     async fn watch(
         &mut self,
-        context: &Context,
+        worker: &Worker,
+        life: &mut watch::Receiver<u64>,
         decoder: &mut Decoder,
         order: (u64, &[u8]),
         streams: &mut [Output; 2],
         said: &mut Said,
     ) -> End {
-        let mut stage = context.stage.clone();
+        let mut stage = worker.stage.clone();
         let events = self.events.clone();
         let interrupt = Arc::clone(&self.interrupt);
         let (Ok(heard), Ok(out), Ok(err)) =
-            (listen(&context.channel), listen(&context.output), listen(&context.errors))
+            (listen(&worker.channel), listen(&worker.output), listen(&worker.errors))
         else {
             // Out of descriptors, or no runtime: neither leaves a way to know how it ends.
             return End::Lost;
         };
         let (id, order) = order;
-        let mut writing = pin!(write_all(&context.channel, order));
+        let mut writing = pin!(write_all(&worker.channel, order));
         let mut written = false;
         let mut ask = false;
         let mut unheard = false;
@@ -212,7 +261,7 @@ impl Run {
             let event = tokio::select! {
                 biased;
                 Ok(mut ready) = heard.readable(), if closed.is_none() => {
-                    let frames = read_frames(&context.channel, decoder, id, said);
+                    let frames = read_frames(worker, decoder, id, streams, said);
                     if said.done && frames != Frames::Garbled && !self.stopping.killed() {
                         return End::Done;
                     }
@@ -225,18 +274,22 @@ impl Run {
                 }
                 _ = &mut writing, if !written => { written = true; None }
                 Ok(mut ready) = out.readable(), if !streams[0].ended => {
-                    if streams[0].read(context.output.as_fd()) == Read::Dry { ready.clear_ready(); }
+                    if streams[0].read(worker.output.as_fd()) == Read::Dry { ready.clear_ready(); }
                     self.flooded(streams)
                 }
                 Ok(mut ready) = err.readable(), if !streams[1].ended => {
-                    if streams[1].read(context.errors.as_fd()) == Read::Dry { ready.clear_ready(); }
+                    if streams[1].read(worker.errors.as_fd()) == Read::Dry { ready.clear_ready(); }
                     self.flooded(streams)
                 }
-                Ok(permit) = events.reserve(), if streams.iter().any(Output::is_pending) => {
-                    pass_one(permit, streams);
+                Ok(permit) = events.reserve(), if said.is_pending(streams) => {
+                    match said.pending.pop_front() {
+                        Some(event) => permit.send(event),
+                        None => pass_one(permit, streams),
+                    }
                     None
                 }
                 end = gone(&mut stage) => return end,
+                _ = life.changed() => Some(Event::Restarted),
                 () = interrupt.notified() => Some(Event::Interrupted),
                 () = events.closed(), if !unheard => { unheard = true; Some(Event::Interrupted) }
                 () = tokio::time::sleep(pause) => Some(Event::Tick),
@@ -247,14 +300,14 @@ impl Run {
                 if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
             match event.and_then(|event| self.step(event)) {
                 Some(Effect::Ask) => ask = true,
-                Some(Effect::Kill) => context.kill(),
+                Some(Effect::Kill) => worker.kill(),
                 Some(Effect::Destroy) => {
                     self.sandbox.skeleton.condemn("a cell could not be killed")
                 }
                 None => {}
             }
             if written && std::mem::take(&mut ask) {
-                context.interrupt(id);
+                worker.interrupt(id);
             }
         }
     }
@@ -273,16 +326,22 @@ enum Frames {
     Garbled,
 }
 
-fn read_frames(from: &OwnedFd, decoder: &mut Decoder, id: u64, said: &mut Said) -> Frames {
+fn read_frames(
+    worker: &Worker,
+    decoder: &mut Decoder,
+    id: u64,
+    streams: &mut [Output; 2],
+    said: &mut Said,
+) -> Frames {
     let mut piece = [0; 16 * 1024];
     let mut budget = READ_MAX;
     while budget > 0 {
-        match rustix::io::read(from, &mut piece) {
+        match rustix::io::read(&worker.channel, &mut piece) {
             Ok(0) => return Frames::Closed,
             Ok(read) => {
                 decoder.push(&piece[..read]);
                 budget = budget.saturating_sub(read);
-                if !take_frames(decoder, id, said) {
+                if !take_frames(worker, decoder, id, streams, said) {
                     return Frames::Garbled;
                 }
                 // What is there has been read: a short read saves asking once more.
@@ -299,16 +358,28 @@ fn read_frames(from: &OwnedFd, decoder: &mut Decoder, id: u64, said: &mut Said) 
 }
 
 /// Takes frames in; false if they are not what a worker says about this cell, once and in order.
-fn take_frames(decoder: &mut Decoder, id: u64, said: &mut Said) -> bool {
+fn take_frames(
+    worker: &Worker,
+    decoder: &mut Decoder,
+    id: u64,
+    streams: &mut [Output; 2],
+    said: &mut Said,
+) -> bool {
     loop {
         match decoder.next() {
             Ok(None) => return !said.done || decoder.is_empty(),
             Ok(Some(_)) if said.done => return false,
-            Ok(Some(Frame::Result { id: of, text })) if of == id && said.is_empty() => {
-                said.result = Some(text);
+            Ok(Some(Frame::Shown { id: of, shown, bytes })) if of == id => {
+                // What it wrote before comes before.
+                let [out, err] = &mut *streams;
+                out.drain(&worker.output);
+                err.drain(&worker.errors);
+                if !said.show(shown, bytes, streams) {
+                    return false;
+                }
             }
             Ok(Some(Frame::Raised { id: of, name, value, traceback }))
-                if of == id && said.is_empty() =>
+                if of == id && said.raised.is_none() =>
             {
                 said.raised = Some(ExecEvent::Raised { name, value, traceback });
             }

@@ -159,7 +159,7 @@ impl Run {
                     Some(FromInit::Started { pid, .. }) => {
                         session = pid;
                         // Whoever asked may have gone, or not listen yet.
-                        let _ = events.try_send(ExecEvent::Started { pid });
+                        let _ = events.try_send(ExecEvent::Started { pid, count: None });
                         None
                     }
                     Some(FromInit::Ended { end, survivors, .. }) => {
