@@ -17,6 +17,7 @@ pub mod files;
 mod layer;
 pub mod processes;
 
+use crate::guard::decision::EndpointState;
 use contexts::{ContextId, Contexts, Shown};
 use files::{FileFault, Files};
 pub use layer::{Archive, Arrival, Contents, ExportRequest, Layer, Piece};
@@ -159,6 +160,11 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 
     /// What a sandbox uses now.
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError>;
+
+    /// How the endpoints stand that it makes sandboxes at, in order; none if it makes them itself.
+    fn endpoints(&self) -> Vec<EndpointState> {
+        Vec::new()
+    }
 
     /// Sandboxes that ended without being asked to. A hint: who must know lists.
     fn endings(&self) -> broadcast::Receiver<Ending>;

@@ -21,11 +21,15 @@ use crate::rig::{self, cell, create, end_of, listed, sandbox};
 /// of the budget, which is per second, multiplied.
 const FASTER: u32 = 20;
 
+/// Of a hundred calls so many may be made again, on ways as rough as these.
+const PERCENT_AGAIN: u32 = 75;
+
 /// Longest wait for anything that is bound to happen.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The defaults for a cloud in faster time, for ways on which nearly every third request fails:
-/// more attempts than the usual six.
+/// The defaults for a cloud in faster time, for ways on which nearly every third request fails. At
+/// that rate a call takes 1.43 attempts on average, which a budget of 20 % cannot pay for, and six
+/// attempts leave 0.07 % undone: both are raised as an operator of such ways would raise them.
 fn limits() -> Limits {
     let usual = Limits::default();
     Limits {
@@ -36,6 +40,7 @@ fn limits() -> Limits {
             ..usual.retry
         },
         budget: budget::Limits {
+            percent: PERCENT_AGAIN,
             floor: usual.budget.floor * FASTER,
             window: usual.budget.window / FASTER,
             ..usual.budget
@@ -174,7 +179,7 @@ async fn live(guarded: &Guarded, number: u128, seen: &Seen) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_calls_come_through_three_regions_of_which_a_third_fails() {
     const SANDBOXES: u128 = 286;
-    const CALLERS: u128 = 10;
+    const CALLERS: u128 = 28;
     const PERCENT: u64 = 30;
     let (world, clock) = (World::new(Weather::Rough(PERCENT), 11).await, Clock::start());
     let (seen, began) = (Seen::default(), clock.now());
@@ -209,13 +214,18 @@ async fn two_thousand_calls_come_through_three_regions_of_which_a_third_fails() 
         // What a window that is just over and the one that has begun allow.
         let windows = took.as_secs_f64() + 2.0 * limits().budget.window.as_secs_f64();
         let floor = windows * f64::from(limits().budget.floor);
-        let allowed = counts.calls / 5 + floor as u64;
+        let allowed = counts.calls * u64::from(PERCENT_AGAIN) / 100 + floor as u64;
         let spent = counts.retries + counts.hedges;
         println!(
             "{}: {} calls, {} attempts, {spent} of {allowed} tokens spent, {} refused, {} openings; \
              {} requests, faults {:?}",
-            endpoint.name, counts.calls, counts.attempts, counts.refused, counts.openings,
-            way.requests, way.faults,
+            endpoint.name,
+            counts.calls,
+            counts.attempts,
+            counts.refused,
+            counts.openings,
+            way.requests,
+            way.faults,
         );
         assert!(spent <= allowed, "{spent} retries and hedges, {allowed} allowed");
     }
@@ -280,8 +290,9 @@ async fn what_is_wrong_is_asked_once() {
     let wrong = CreateRequest { sandbox: sandbox(1), template: "refused".to_owned() };
     let refused = world.guarded.create(wrong).await.expect_err("it is wrong");
     assert!(matches!(refused, ProviderError::Refused { .. }), "{refused}");
-    let asked: Vec<_> = world.clouds.iter().map(|cloud| cloud.asked().into_values().sum()).collect();
-    assert_eq!(asked, [1, 0, 0_u64]);
+    let asked: Vec<u64> =
+        world.clouds.iter().map(|cloud| cloud.asked().into_values().sum()).collect();
+    assert_eq!(asked, [1, 0, 0]);
     assert_eq!(world.guarded.state()[0].counts.attempts, 1);
 
     world.guarded.create(create(2)).await.expect("a sandbox");

@@ -23,7 +23,8 @@ async fn a_sandbox_lives_at_a_cloud_under_the_id_we_gave_it() {
     provider.adopt(sandbox(1), Lease::default()).await.expect("it is ours");
     let (events, done) =
         end_of(provider.exec(sandbox(1), cell(1, "42")).await.expect("runs")).await;
-    assert_eq!(events, [ExecEvent::Shown(Shown::value("42"))]);
+    let began = ExecEvent::Started { pid: 0, count: Some(1) };
+    assert_eq!(events, [began, ExecEvent::Shown(Shown::value("42"))]);
     assert_eq!((done.outcome, done.context_kept), (Outcome::Ok, true));
     let line = Work::Line("exit 3".to_owned());
     let (_, done) = end_of(provider.exec(sandbox(1), run(2, line)).await.expect("runs")).await;

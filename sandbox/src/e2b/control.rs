@@ -412,8 +412,13 @@ impl Cloud {
         };
         Ok(Sample {
             cpu: used(&metrics),
+            cpu_count: last.cpu_count,
             memory: last.mem_used,
+            memory_cache: last.mem_cache,
+            memory_max: last.mem_total,
             disk: last.disk_used,
+            disk_max: last.disk_total,
+            // The API does not count them.
             processes: 0,
             source: "cloud",
         })

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sandpit_messages::id::{ExecId, SandboxId};
 use tokio::sync::broadcast;
 
+use super::decision::EndpointState;
 use super::guarded::{Guarded, Inner, Verb};
 use crate::provider::contexts::{Context, ContextId, Contexts};
 use crate::provider::files::{Body, Entry, Files, Range, Reading, Watching};
@@ -216,6 +217,10 @@ impl Provider for Guarded {
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
         let sample = |provider: Arc<dyn Provider>| async move { provider.sample(sandbox).await };
         self.0.at(sandbox, Verb::Look, sample).await
+    }
+
+    fn endpoints(&self) -> Vec<EndpointState> {
+        self.state()
     }
 
     fn endings(&self) -> broadcast::Receiver<Ending> {

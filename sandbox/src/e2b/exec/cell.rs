@@ -148,10 +148,11 @@ impl Run {
                     self.tell(ExecEvent::Raised { name, value, traceback }).await;
                 }
             }
-            Line::NumberOfExecutions { .. }
-            | Line::Keepalive
-            | Line::EndOfExecution
-            | Line::Unknown => (),
+            Line::NumberOfExecutions { execution_count } => {
+                // The API does not say which process it is.
+                self.tell(ExecEvent::Started { pid: 0, count: Some(execution_count) }).await;
+            }
+            Line::Keepalive | Line::EndOfExecution | Line::Unknown => (),
         }
         None
     }

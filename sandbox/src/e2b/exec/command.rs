@@ -52,7 +52,7 @@ impl Cloud {
         let path = format!("{SERVICE}Start");
         let mut messages = self.stream(sandbox, &remote, &path, &body, lives).await?;
         let pid = started(&mut messages).await?;
-        run.tell(ExecEvent::Started { pid }).await;
+        run.tell(ExecEvent::Started { pid, count: None }).await;
         let cloud = std::sync::Arc::clone(&run.listed.cloud);
         tokio::spawn(async move {
             let feeding = async {
