@@ -38,17 +38,12 @@ class Table:
         return self.rows[: len(self.days)]
 
 
-class Floor:
-    """An agent around one strategy."""
+class Follower:
+    """An agent that keeps the closes it was shown, and acts on days on which all have a price."""
 
-    def __init__(self, strategy, symbols, params):
-        known, unknown = understood(strategy, params)
-        self.strategy = strategy(**known)
-        self.parameters = known
-        self.symbols = symbols
+    def __init__(self, symbols):
         self.table = Table(symbols)
         self.equity = []
-        self.notes = ["parameters that its program does not have: " + ", ".join(unknown)] * bool(unknown)
 
     def learn(self, bars):
         for bar in bars:
@@ -56,8 +51,21 @@ class Floor:
 
     def bar(self, bar, account):
         self.equity.append(account.equity)
-        if not self.table.add(bar):
-            return []
+        return self.act(bar, account) if self.table.add(bar) else []
+
+
+class Floor(Follower):
+    """An agent around one strategy."""
+
+    def __init__(self, strategy, symbols, params):
+        super().__init__(symbols)
+        known, unknown = understood(strategy, params)
+        self.strategy = strategy(**known)
+        self.parameters = known
+        self.symbols = symbols
+        self.notes = ["parameters that its program does not have: " + ", ".join(unknown)] * bool(unknown)
+
+    def act(self, bar, account):
         return self.wanted(account)
 
     def wanted(self, account):

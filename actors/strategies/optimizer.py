@@ -12,7 +12,7 @@ import itertools
 import numpy as np
 
 from desk import Desk, measure
-from floor import Floor, Table
+from floor import Floor, Follower
 from market import Market
 
 STRATEGIES = ("rise", "trend", "momentum", "reversion")
@@ -20,10 +20,11 @@ VARIANTS_MAX = 64
 """Sets of parameters of one search."""
 
 
-class Agent:
+class Agent(Follower):
     """`strategy` is the name of one, `grid` maps its parameters to lists of values."""
 
     def __init__(self, symbols, params):
+        super().__init__(symbols)
         name = params.get("strategy", "rise")
         if name not in STRATEGIES:
             raise ValueError("strategy is %r; known are %s" % (name, ", ".join(STRATEGIES)))
@@ -37,20 +38,11 @@ class Agent:
             raise ValueError("%d variants; 1 to %d are searched" % (len(self.variants), VARIANTS_MAX))
         self.window = int(params.get("window", 252))
         self.refit = int(params.get("refit", 63))
-        self.table = Table(symbols)
         self.floor = None
         self.age = 0
-        self.equity = []
         self.choices = []
 
-    def learn(self, bars):
-        for bar in bars:
-            self.table.add(bar)
-
-    def bar(self, bar, account):
-        self.equity.append(account.equity)
-        if not self.table.add(bar):
-            return []
+    def act(self, bar, account):
         if self.age % self.refit == 0:
             self.search(bar, account)
         self.age += 1

@@ -5,6 +5,7 @@ mod bench;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod e2b;
 pub mod http;
 pub mod limits;
 pub mod market;

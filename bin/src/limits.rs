@@ -75,6 +75,7 @@ pub fn pool(config: &Config) -> pool::policy::Limits {
         boot_max: pool.boot_max,
         destroy_max: pool.destroy_max,
         lifetime_max: pool.lifetime_max,
+        paused_kept: config.e2b.paused_retention,
         ended_kept: pool.ended_kept,
         ended_max: pool.ended_max,
         ..pool::policy::Limits::default()

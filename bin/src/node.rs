@@ -29,6 +29,7 @@ use tokio::sync::watch;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::progress::Stages;
+use crate::e2b::{self, Facade};
 use crate::http::{Health, Http, NotListening};
 use crate::limits;
 use crate::mcp::http::Door;
@@ -59,6 +60,7 @@ pub struct Node {
     local: Option<LocalProvider>,
     draining: Arc<AtomicBool>,
     http: Http,
+    e2b: Facade,
 }
 
 /// How a node's time ended.
@@ -152,8 +154,21 @@ impl Node {
         let tools = tools(&config, &endpoint)?;
         let http = Http::listen(config.http.listen, health, metrics, tools);
         let http = http.await.map_err(no_http)?;
-        let node =
-            Self { id, data, clock, config, endpoint, embedded, provider, local, draining, http };
+        let e2b = Facade::listen(&config, &data, actors.entry.direct());
+        let e2b = e2b.await.map_err(no_e2b)?;
+        let node = Self {
+            id,
+            data,
+            clock,
+            config,
+            endpoint,
+            embedded,
+            provider,
+            local,
+            draining,
+            http,
+            e2b,
+        };
         Ok((node, actors))
     }
 
@@ -185,6 +200,11 @@ impl Node {
     /// Where its HTTP face listens.
     pub fn http(&self) -> std::net::SocketAddr {
         self.http.address()
+    }
+
+    /// Where E2B's SDKs find it.
+    pub fn e2b(&self) -> std::net::SocketAddr {
+        self.e2b.address()
     }
 
     /// Where its sandboxes are made.
@@ -433,4 +453,10 @@ fn no_http(error: NotListening) -> Failure {
     Failure::new(Exit::Conflict, "not_listening", "the HTTP face cannot listen")
         .caused_by(&error)
         .next("sandpit up --set http.listen=127.0.0.1:0")
+}
+
+fn no_e2b(error: e2b::NotListening) -> Failure {
+    Failure::new(Exit::Conflict, "not_listening", "the face for E2B's SDKs cannot listen")
+        .caused_by(&error)
+        .next("sandpit up --set e2b.listen=127.0.0.1:0")
 }

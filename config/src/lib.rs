@@ -18,7 +18,8 @@ pub use clouds::{
 pub use fault::{Fault, Rejected, Source};
 pub use layers::{DEFAULT, Layers, Loaded, Setting};
 pub use sections::{
-    AgentConfig, BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, ExecConfig,
-    Folder, GateConfig, HttpConfig, LocalConfig, LogFormat, MarketConfig, PaperConfig, PoolConfig,
-    ReaperConfig, Requirements, ScalerConfig, SuperviseConfig, TelemetryConfig, TemplateConfig,
+    AgentConfig, BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, E2bConfig,
+    ExecConfig, Folder, GateConfig, HttpConfig, LocalConfig, LogFormat, MarketConfig, PaperConfig,
+    PoolConfig, ReaperConfig, Requirements, ScalerConfig, SuperviseConfig, TelemetryConfig,
+    TemplateConfig,
 };

@@ -166,6 +166,10 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("telemetry.log_format", OneOf(&["auto", "human", "json"])),
     ("http.listen", Address),
     ("http.token_file", Text),
+    ("e2b.listen", Address),
+    ("e2b.domain", Text),
+    ("e2b.max_lifetime_s", Number(1.0, 86_400.0)),
+    ("e2b.paused_retention_s", Number(1.0, 2_592_000.0)),
     ("drain.executions_max_s", Number(0.0, 3_600.0)),
 ];
 

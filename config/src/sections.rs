@@ -47,6 +47,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// `[http]`.
     pub http: HttpConfig,
+    /// `[e2b]`.
+    pub e2b: E2bConfig,
     /// `[drain]`.
     pub drain: DrainConfig,
 }
@@ -424,6 +426,23 @@ pub struct HttpConfig {
     /// A file whose first line is the token of whoever may use `/mcp`.
     #[serde(deserialize_with = "unless_empty")]
     pub token_file: Option<PathBuf>,
+}
+
+/// The face for E2B's SDKs.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct E2bConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The domain of its sandboxes; without it `sandpit.localhost` with the port.
+    #[serde(deserialize_with = "unless_empty")]
+    pub domain: Option<String>,
+    /// Longest life of a sandbox.
+    #[serde(rename = "max_lifetime_s", deserialize_with = "seconds")]
+    pub max_lifetime: Duration,
+    /// How long a paused one is kept.
+    #[serde(rename = "paused_retention_s", deserialize_with = "seconds")]
+    pub paused_retention: Duration,
 }
 
 /// How a node leaves.

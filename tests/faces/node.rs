@@ -42,6 +42,7 @@ impl Node {
         let mut up = node.command(&["--json", "up"]);
         up.arg("--set").arg(format!("bus.server_path={}", server.display()));
         up.args(["--set", "http.listen=127.0.0.1:0", "--set", "template.trading.warm_target=0"]);
+        up.args(["--set", "e2b.listen=127.0.0.1:0"]);
         // In a group of its own, as a shell does it, so that a test can press Ctrl-C.
         up.process_group(0);
         let mut process = up.stdout(Stdio::piped()).spawn().expect("a node");

@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod guard;
 mod records;
+mod restoring;
 mod work;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use records::Records;
 pub use records::bucket;
+pub(crate) use restoring::Restoring;
 pub(crate) use work::{Placing, furnish, place, retire};
 
 /// A key of a sandbox's metadata that begins so is written by the node alone.

@@ -150,12 +150,24 @@ impl Keyed {
         undo: impl FnOnce(R::Reply),
     ) -> Result<R::Reply, Refusal> {
         let Some(key) = key_of(call)? else { return work.await };
+        self.once_claimed_by::<R>(key, call.until, request, work, undo).await
+    }
+
+    /// The same for a key that is known already.
+    pub(super) async fn once_claimed_by<R: Request>(
+        &self,
+        key: Scoped,
+        until: Moment,
+        request: Fingerprint,
+        work: impl Future<Output = Result<R::Reply, Refusal>>,
+        undo: impl FnOnce(R::Reply),
+    ) -> Result<R::Reply, Refusal> {
         let Some(bucket) = self.bucket.clone() else {
             return self.once::<R>(key, request, Dropped::IsForgotten, work).await;
         };
         let name = claim_name(&key);
         let claimed = async {
-            let claiming = self.claim(&*bucket, &name, request, call.until);
+            let claiming = self.claim(&*bucket, &name, request, until);
             let (claimed, answer) = join(claiming, work).await;
             match claimed {
                 Ok(Claimed::Ours(revision)) => {

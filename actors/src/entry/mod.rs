@@ -4,6 +4,7 @@ mod agents;
 mod checks;
 mod deployments;
 mod dialect;
+mod direct;
 mod health;
 mod keyed;
 mod read;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+pub use direct::{Direct, Held, Key, Wanted};
 use futures_util::future::BoxFuture;
 use keyed::Keyed;
 pub use keyed::bucket;
@@ -51,7 +53,7 @@ use crate::crew::agents::Agents;
 use crate::exec::{self, ExecActor, GetCache, Run};
 use crate::health::HealthActor;
 use crate::market::MarketActor;
-use crate::pool::policy::{Cause, Facts, StockView};
+use crate::pool::policy::{Cause, Facts, Granted, StockView};
 use crate::pool::{self, Acquire, GetFacts, GetStocks, ListFacts, PoolActor, Release};
 use crate::reaper::{GetReaped, ReaperActor};
 use crate::scaler::ScalerActor;
@@ -128,6 +130,11 @@ impl Entry {
     pub fn new(ports: Ports, limits: idempotency::Limits) -> Self {
         let keyed = Keyed::new(&ports, limits);
         Self { ports, quarantine: Arc::default(), keyed, draining: Arc::default() }
+    }
+
+    /// The way in for a face that runs inside this node.
+    pub fn direct(&self) -> Direct {
+        Direct::new(self.clone())
     }
 
     /// From here on nothing new is begun; what is asked about what exists is still answered.
@@ -227,18 +234,13 @@ impl Entry {
         let call = &call.keyed(ask.idempotency_key.take());
         let request = keyed::fingerprint(&ask);
         let acquiring = self.acquire(call, ask);
-        let pool = &self.ports.pool;
-        let undo = |created: Created| {
-            // The key was claimed elsewhere meanwhile: nobody holds this one.
-            let (sandbox, cause) = (created.sandbox_id, Cause::Abandoned);
-            let pool = pool.clone();
-            tokio::spawn(async move { pool.ask_settled(Release { sandbox, cause }).await });
-        };
+        // The key was claimed elsewhere meanwhile: nobody holds this one.
+        let undo = |created: Created| self.take_back(created);
         self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
     }
 
     async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
-        let Ports { clock, node, provider, pool, .. } = &self.ports;
+        let Ports { provider, pool, .. } = &self.ports;
         let wait = ask.wait_ms.map(|wait| Duration::from_millis(wait.into()));
         let until = wait.map_or(call.until, |wait| call.until.min(call.request.at + wait));
         checks::place(&ask, provider.descriptor().kind)?;
@@ -250,9 +252,14 @@ impl Entry {
         self.settle_template(&mut ask, until).await?;
         let order = checks::create(ask, call.tenant.clone())?;
         let granted = pool.ask_settled(Acquire { order, until }).await??;
-        let now = clock.both();
-        let provider = provider.descriptor();
-        Ok(Created {
+        Ok(self.told(granted, call.request.at))
+    }
+
+    /// What a caller learns of what it was given; `asked` is when it asked.
+    fn told(&self, granted: Granted, asked: Moment) -> Created {
+        let now = self.ports.clock.both();
+        let provider = self.ports.provider.descriptor();
+        Created {
             sandbox_id: granted.sandbox,
             name: granted.name,
             status: Status::Running,
@@ -261,16 +268,23 @@ impl Entry {
             created_at: wall(now, granted.at).rfc3339(),
             expires_at: wall(now, granted.expires).rfc3339(),
             endpoint: format!("nats:{}", subject::owner(granted.sandbox)),
-            node: *node,
+            node: self.ports.node,
             provider: provider.kind.to_owned(),
             from_pool: granted.from_pool,
-            acquire_ms: now.moment.since(call.request.at).as_secs_f64() * 1e3,
+            acquire_ms: now.moment.since(asked).as_secs_f64() * 1e3,
             isolation: provider.isolation,
             limits_enforced: provider.limits_enforced,
             region: None,
             cost_per_hour_microusd: None,
             notes: Vec::new(),
-        })
+        }
+    }
+
+    /// Takes back what nobody holds after all.
+    fn take_back(&self, created: Created) {
+        let (sandbox, cause) = (created.sandbox_id, Cause::Abandoned);
+        let pool = self.ports.pool.clone();
+        tokio::spawn(async move { pool.ask_settled(Release { sandbox, cause }).await });
     }
 
     async fn exec(&self, call: &Call, mut ask: Exec) -> Result<Executed, Refusal> {

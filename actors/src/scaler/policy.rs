@@ -16,6 +16,7 @@ use sandpit_messages::problem::Ran;
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::{Moment, Now};
 
+use crate::crew::Restoring;
 use crate::shell::Ticket;
 pub use deployment::{Counts, Member, Order, Record, Seat, Seen, Stage, View};
 use deployment::{Deployment, Slot, Writing};
@@ -186,20 +187,11 @@ pub enum Answer {
 pub struct Scaler {
     limits: Limits,
     draw: ChaCha8Rng,
-    stage: Restoring,
+    records: Restoring,
     deployments: BTreeMap<DeploymentId, Deployment>,
     members: u64,
     looks: Looks,
     closing: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Restoring {
-    /// Waiting for what was written down.
-    Asked,
-    /// That failed; to be asked again.
-    After(Moment),
-    Done,
 }
 
 /// Comparisons of what is there with what should be.
@@ -223,7 +215,7 @@ impl Scaler {
         let scaler = Self {
             limits,
             draw: ChaCha8Rng::from_seed(seed),
-            stage: Restoring::Asked,
+            records: Restoring::asked("the record of deployments"),
             deployments: BTreeMap::new(),
             members: 0,
             looks,
@@ -266,18 +258,13 @@ impl Scaler {
                 }
             }
             Event::Restored { records } => {
-                if self.stage != Restoring::Done {
-                    self.stage = Restoring::Done;
+                if self.records.restored() {
                     for (id, record) in records {
                         self.deployments.insert(id, Deployment::restored(at, record));
                     }
                 }
             }
-            Event::NotRestored => {
-                if self.stage == Restoring::Asked {
-                    self.stage = Restoring::After(at + self.limits.retry_pause);
-                }
-            }
+            Event::NotRestored => self.records.not_restored(at, self.limits.retry_pause),
             Event::Written { deployment } => self.written(at, deployment, effects),
             Event::NotWritten { deployment, refusal } => {
                 self.not_written(at, deployment, &refusal, effects);
@@ -387,13 +374,7 @@ impl Scaler {
 
     /// Whether anything may be changed.
     fn open(&self) -> Result<(), Refusal> {
-        match self.stage {
-            _ if self.closing => Err(Refusal::Draining),
-            Restoring::Done => Ok(()),
-            Restoring::Asked | Restoring::After(_) => {
-                Err(Refusal::Unsettled { what: "the record of deployments" })
-            }
-        }
+        if self.closing { Err(Refusal::Draining) } else { self.records.done() }
     }
 
     fn mine(&mut self, tenant: &Tenant, id: DeploymentId) -> Result<&mut Deployment, Refusal> {
@@ -426,9 +407,7 @@ impl Scaler {
         tenant: &Tenant,
         wanted: Option<DeploymentId>,
     ) -> Result<Vec<View>, Refusal> {
-        if self.stage != Restoring::Done {
-            return Err(Refusal::Unsettled { what: "the record of deployments" });
-        }
+        self.records.done()?;
         let theirs = self.deployments.iter();
         let theirs = theirs.filter(|(id, deployment)| {
             let order = &deployment.record.order;
@@ -449,9 +428,7 @@ impl Scaler {
     /// # Errors
     /// [`Refusal::Unsettled`] before the records were read.
     pub fn seats(&self, now: Moment) -> Result<Vec<View>, Refusal> {
-        if self.stage != Restoring::Done {
-            return Err(Refusal::Unsettled { what: "the record of deployments" });
-        }
+        self.records.done()?;
         let seats = self.deployments.iter();
         let seats = seats.filter(|(_, deployment)| deployment.record.order.seat.is_some());
         Ok(seats.map(|(id, deployment)| deployment.view(now, *id)).collect())

@@ -15,8 +15,8 @@ use sandpit_messages::refusal::Refusal;
 use sandpit_messages::swarm::{AgentStatus, ScaleMode, Strategy, Topology};
 use sandpit_messages::time::{Moment, Now, WallTime};
 
-use crate::crew::Plan;
 use crate::crew::guard::{Guard, Held};
+use crate::crew::{Plan, Restoring};
 use crate::shell::Ticket;
 use history::History;
 use size::{Scaling, Stopping};
@@ -286,19 +286,12 @@ struct Swarm {
 pub struct Swarms {
     limits: Limits,
     draw: ChaCha8Rng,
-    restored: Restoring,
+    records: Restoring,
     swarms: BTreeMap<SwarmId, Swarm>,
     looking: bool,
     looks: u64,
     next_look: Moment,
     closing: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Restoring {
-    Asked,
-    After(Moment),
-    Done,
 }
 
 /// One swarm, as those see it who only look.
@@ -318,7 +311,7 @@ impl Swarms {
         let swarms = Self {
             limits,
             draw: ChaCha8Rng::from_seed(seed),
-            restored: Restoring::Asked,
+            records: Restoring::asked("the record of swarms"),
             swarms: BTreeMap::new(),
             looking: false,
             looks: 0,
@@ -363,18 +356,13 @@ impl Swarms {
                 }
             }
             Event::Restored { records } => {
-                if self.restored != Restoring::Done {
-                    self.restored = Restoring::Done;
+                if self.records.restored() {
                     for (id, record) in records {
                         self.swarms.insert(id, Swarm::new(at, record));
                     }
                 }
             }
-            Event::NotRestored => {
-                if self.restored == Restoring::Asked {
-                    self.restored = Restoring::After(at + self.limits.retry_pause);
-                }
-            }
+            Event::NotRestored => self.records.not_restored(at, self.limits.retry_pause),
             Event::Written { swarm: id } => self.written(id, effects),
             Event::NotWritten { swarm: id, refusal } => self.not_written(id, &refusal, effects),
             Event::Enlisted { swarm: id, ticket, member } => {
@@ -510,13 +498,7 @@ impl Swarms {
     }
 
     fn open(&self) -> Result<(), Refusal> {
-        match self.restored {
-            _ if self.closing => Err(Refusal::Draining),
-            Restoring::Done => Ok(()),
-            Restoring::Asked | Restoring::After(_) => {
-                Err(Refusal::Unsettled { what: "the record of swarms" })
-            }
-        }
+        if self.closing { Err(Refusal::Draining) } else { self.records.done() }
     }
 
     fn mine(&mut self, tenant: &Tenant, id: SwarmId) -> Result<&mut Swarm, Refusal> {
@@ -540,9 +522,7 @@ impl Swarms {
     /// # Errors
     /// [`Refusal::NoSuch`], and [`Refusal::Unsettled`] before the records were read.
     pub fn view(&self, tenant: &Tenant, id: SwarmId) -> Result<View<'_>, Refusal> {
-        if self.restored != Restoring::Done {
-            return Err(Refusal::Unsettled { what: "the record of swarms" });
-        }
+        self.records.done()?;
         let found = self.swarms.get(&id).filter(|swarm| swarm.record.order.tenant == *tenant);
         let swarm = found.ok_or_else(|| Refusal::NoSuch { what: "swarm", name: id.to_string() })?;
         let Swarm { record, members, history, .. } = swarm;

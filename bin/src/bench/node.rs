@@ -31,6 +31,7 @@ pub(super) fn config(bench: &Bench, stock: usize) -> Result<Config, BenchError> 
     config.data.directory = Some(bench.folder("node")?);
     config.bus.url = None;
     config.http.listen = ([127, 0, 0, 1], 0).into();
+    config.e2b.listen = ([127, 0, 0, 1], 0).into();
     // Lines of every start and stop are not what is looked at here.
     "warn".clone_into(&mut config.telemetry.log);
     for (name, template) in &mut config.template {

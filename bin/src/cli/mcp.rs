@@ -70,6 +70,7 @@ fn joined(config: &Config, endpoint: Endpoint) -> Result<Exit, Failure> {
 fn embedded(config: &Config, out: Out) -> Result<Exit, Failure> {
     let mut config = config.clone();
     config.http.listen = free(config.http.listen);
+    config.e2b.listen = free(config.e2b.listen);
     let stages = Stages::begin("sandpit mcp", out.quiet);
     node::with(config, &stages, async |node| {
         stages.end();

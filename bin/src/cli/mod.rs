@@ -88,7 +88,9 @@ enum Verb {
     Mcp,
     /// Measure this machine, next to peers in the same run.
     Bench(bench::Arguments),
-    /// Print how other NATS tools reach the node, as variables of a shell.
+    /// Print how NATS tools and E2B's SDKs reach the node, as variables of a shell.
+    ///
+    /// `eval "$(sandpit env)"` sets them: a program that uses E2B then runs here as it is.
     Env,
     /// Show and check settings.
     #[command(subcommand)]

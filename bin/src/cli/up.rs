@@ -43,6 +43,7 @@ fn tell(node: &Node, out: Out) {
             "bus": urls,
             "nats_server": server,
             "http": node.http().to_string(),
+            "e2b": node.e2b().to_string(),
             "data": node.data().display().to_string(),
             "isolation": node.provider().descriptor().isolation,
         });
@@ -54,6 +55,7 @@ fn tell(node: &Node, out: Out) {
     out::note(&format!("node {} serves: sandboxes are {isolation}", node.id()));
     out::note(&format!("  bus   {urls}{server}"));
     out::note(&format!("  http  http://{}/healthz, /metrics", node.http()));
+    out::note(&format!("  e2b   http://{} (eval \"$(sandpit env)\")", node.e2b()));
     out::note(&format!("  data  {}", node.data().display()));
     out::note("  try   sandpit exec --template trading --code 'import pandas; pandas.__version__'");
 }

@@ -128,6 +128,7 @@ fn no_prices(error: &dyn std::error::Error, exit: Exit) -> Failure {
 fn adapt(config: &mut Config, market: &Market) {
     config.bus.url = None;
     config.http.listen.set_port(0);
+    config.e2b.listen.set_port(0);
     config.telemetry.ratio = 1.0;
     if config.telemetry.log_format == LogFormat::Auto {
         config.telemetry.log_format = LogFormat::Human;

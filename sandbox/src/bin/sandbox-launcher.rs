@@ -24,19 +24,22 @@ mod hold {
     /// Longest it lives when nobody kills it.
     const LIFE_MAX: Duration = Duration::from_secs(120);
 
-    /// Arguments: the store, the number of a node, how many sandboxes.
+    /// Arguments: the store, the number of a node, how many sandboxes, and how many of them are
+    /// paused.
     pub(super) fn run() -> Result<(), Box<dyn std::error::Error>> {
         let mut arguments = std::env::args().skip(1);
-        let mut next = || arguments.next().ok_or("three arguments: store, node, sandboxes");
-        let (store, node, count) = (next()?, next()?.parse()?, next()?.parse()?);
+        let mut next = || arguments.next().ok_or("four arguments: store, node, sandboxes, paused");
+        let (store, node) = (next()?, next()?.parse()?);
+        let (count, paused) = (next()?.parse()?, next()?.parse()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(hold(store.into(), NodeId::of_bits(node), count))
+        runtime.block_on(hold(store.into(), NodeId::of_bits(node), count, paused))
     }
 
     async fn hold(
         store: std::path::PathBuf,
         node: NodeId,
         count: u64,
+        paused: u64,
     ) -> Result<(), Box<dyn std::error::Error>> {
         let options = Options {
             node,
@@ -58,6 +61,9 @@ mod hold {
         for number in 0..count {
             let sandbox = SandboxId::minted(node, u128::from(number));
             provider.create(CreateRequest { sandbox, template: "base".to_owned() }).await?;
+            if number < paused {
+                provider.pausing()?.pause(sandbox).await?;
+            }
         }
         writeln!(std::io::stdout(), "ready")?;
         tokio::time::sleep(LIFE_MAX).await;

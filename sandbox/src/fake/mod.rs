@@ -1,6 +1,7 @@
 //! A provider that does what a script says, for tests everywhere. Time in it is tokio's, so that
 //! a paused clock makes it virtual.
 
+mod faces;
 mod run;
 mod script;
 mod templates;
@@ -12,14 +13,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sandpit_messages::id::{ExecId, SandboxId};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 pub use script::Script;
 use script::{LIMITS, MEMORY_MAX};
 
+use crate::provider::contexts::Contexts;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
-    ExecStream, ExportRequest, Layer, Lease, Piece, Progress, Sample, SandboxInfo, TemplateInfo,
+    ExecStream, ExportRequest, Layer, Lease, Pausing, Piece, Progress, Sample, SandboxInfo,
+    TemplateInfo, Work,
 };
 use crate::{Provider, ProviderError};
 
@@ -62,8 +65,8 @@ struct World {
 struct Place {
     template: String,
     lease: Option<Lease>,
-    /// Cells run one after the other.
-    cells: Arc<tokio::sync::Mutex<u64>>,
+    contexts: faces::Places,
+    paused: Arc<watch::Sender<bool>>,
     running: BTreeMap<ExecId, Arc<Notify>>,
     ended: Arc<Notify>,
 }
@@ -141,7 +144,8 @@ impl Place {
         Self {
             template: template.to_owned(),
             lease: None,
-            cells: Arc::default(),
+            contexts: faces::Places::default(),
+            paused: Arc::default(),
             running: BTreeMap::new(),
             ended: Arc::default(),
         }
@@ -313,7 +317,7 @@ impl Provider for Fake {
             let what = format!("{} MiB of memory", limits.memory_mb);
             return Err(ProviderError::Unsupported { what });
         }
-        let place = world.alive.get_mut(&sandbox).ok_or(ProviderError::Gone(sandbox))?;
+        let place = world.place(sandbox)?;
         place.lease = Some(lease);
         Ok(())
     }
@@ -349,7 +353,11 @@ impl Provider for Fake {
     ) -> Result<ExecStream, ProviderError> {
         let interrupt = Arc::new(Notify::new());
         let mut world = self.world();
-        let place = world.alive.get_mut(&sandbox).ok_or(ProviderError::Gone(sandbox))?;
+        let place = world.place(sandbox)?;
+        let context = match &request.work {
+            Work::Cell { context, .. } => place.contexts.find(context.as_ref())?.clone(),
+            Work::Line(_) | Work::Program(_) => faces::Place::default(),
+        };
         place.running.insert(request.exec, Arc::clone(&interrupt));
         let place = place.clone();
         world.runs += 1;
@@ -358,6 +366,8 @@ impl Provider for Fake {
         let run = run::Run {
             sandbox,
             place,
+            life: context.life.subscribe(),
+            context,
             interrupt,
             events,
             world: Arc::clone(&self.world),
@@ -369,18 +379,26 @@ impl Provider for Fake {
     }
 
     async fn interrupt(&self, sandbox: SandboxId, exec: ExecId) -> Result<(), ProviderError> {
-        let world = self.world();
-        let place = world.alive.get(&sandbox).ok_or(ProviderError::Gone(sandbox))?;
+        let mut world = self.world();
+        let place = world.place(sandbox)?;
         if let Some(running) = place.running.get(&exec) {
             running.notify_one();
         }
         Ok(())
     }
 
+    fn contexts(&self) -> Result<&dyn Contexts, ProviderError> {
+        Ok(self)
+    }
+
+    fn pausing(&self) -> Result<&dyn Pausing, ProviderError> {
+        Ok(self)
+    }
+
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
         assert!(!self.script.sample_panics, "this fake panics on purpose");
-        let world = self.world();
-        let place = world.alive.get(&sandbox).ok_or(ProviderError::Gone(sandbox))?;
+        let mut world = self.world();
+        let place = world.place(sandbox)?;
         let processes = u32::try_from(place.running.len()).unwrap_or(u32::MAX);
         let cpu = Duration::from_millis(1);
         Ok(Sample {

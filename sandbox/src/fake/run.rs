@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sandpit_messages::id::SandboxId;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 
 use super::script::{Sentence, sentences};
-use super::{Place, World, end, now};
+use super::{Place, World, end, faces, now};
 use crate::provider::contexts::Shown;
 use crate::provider::{Done, Ending, ExecEvent, ExecRequest, KilledBy, Outcome, Work};
 
@@ -26,6 +26,10 @@ const EVENT_MAX: usize = 64 * 1024;
 pub(super) struct Run {
     pub(super) sandbox: SandboxId,
     pub(super) place: Place,
+    /// Where a cell runs.
+    pub(super) context: faces::Place,
+    /// Changes when the context begins anew.
+    pub(super) life: watch::Receiver<u64>,
     pub(super) interrupt: Arc<Notify>,
     pub(super) events: mpsc::Sender<ExecEvent>,
     pub(super) world: Arc<Mutex<World>>,
@@ -38,6 +42,7 @@ pub(super) struct Run {
 enum Cut {
     TimeIsOver,
     Interrupted,
+    ContextEnded,
     SandboxEnded,
 }
 
@@ -49,7 +54,7 @@ impl Run {
             Work::Cell { code, .. } | Work::Line(code) => code,
             Work::Program(words) => words.join(" "),
         };
-        let cells = Arc::clone(&self.place.cells);
+        let cells = Arc::clone(&self.context.cells);
         let playing = async {
             // Commands run beside the cells.
             let mut turn = if is_cell { Some(cells.lock().await) } else { None };
@@ -87,7 +92,7 @@ impl Run {
                 Sentence::Warn(text) => self.tell(ExecEvent::Stderr(text.into())).await,
                 Sentence::Flood(bytes) => dropped += self.flood(bytes).await,
                 Sentence::Sleep(time) | Sentence::Stubborn(time) => {
-                    tokio::time::sleep(time).await;
+                    faces::sleep(&self.place.paused, time).await;
                 }
                 Sentence::Value(text) => self.tell(ExecEvent::Shown(Shown::value(text))).await,
                 Sentence::Count => {
@@ -125,22 +130,29 @@ impl Run {
     }
 
     async fn cut(&self, time_max: Duration) -> Cut {
+        let mut life = self.life.clone();
+        let dropped = async {
+            self.events.closed().await;
+            faces::goes_on(&self.place.paused).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(time_max) => Cut::TimeIsOver,
+            () = faces::sleep(&self.place.paused, time_max) => Cut::TimeIsOver,
             () = self.interrupt.notified() => Cut::Interrupted,
             // Whoever drops the stream wants it to end.
-            () = self.events.closed() => Cut::Interrupted,
+            () = dropped => Cut::Interrupted,
+            _ = life.changed() => Cut::ContextEnded,
             () = self.place.ended.notified() => Cut::SandboxEnded,
         }
     }
 
     async fn cut_off(&self, cut: Cut, code: &str) -> Outcome {
         let is_stubborn = code.contains("stubborn");
-        if is_stubborn && !matches!(cut, Cut::SandboxEnded) {
+        if is_stubborn && !matches!(cut, Cut::SandboxEnded | Cut::ContextEnded) {
             tokio::time::sleep(GRACE).await;
         }
         match cut {
             Cut::SandboxEnded => Outcome::Lost,
+            Cut::ContextEnded => Outcome::Killed(KilledBy::Restart),
             Cut::TimeIsOver if is_stubborn => Outcome::Killed(KilledBy::Timeout),
             Cut::TimeIsOver => Outcome::Interrupted { timed_out: true },
             Cut::Interrupted if is_stubborn => Outcome::Killed(KilledBy::Interrupt),
@@ -156,6 +168,7 @@ impl Run {
     }
 
     async fn tell(&self, event: ExecEvent) {
+        faces::goes_on(&self.place.paused).await;
         // Whoever dropped the stream is noticed by `cut`.
         let _ = self.events.send(event).await;
     }

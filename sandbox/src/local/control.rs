@@ -314,6 +314,13 @@ pub(super) enum ToInit {
         /// How many.
         bytes: u64,
     },
+    /// Stop everything, or let it go on.
+    Halt {
+        /// How the engine calls the question.
+        command: u64,
+        /// Whether it stops.
+        still: bool,
+    },
     /// Count what runs.
     Count {
         /// How the engine calls the question.
@@ -375,6 +382,13 @@ pub(super) enum FromInit {
         end: End,
         /// Processes it left running.
         survivors: u32,
+    },
+    /// Everything was told to stop, or to go on.
+    Halted {
+        /// Which question.
+        command: u64,
+        /// How much of it has not stopped.
+        moving: u32,
     },
     /// What runs now, beside init.
     Counted {

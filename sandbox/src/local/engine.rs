@@ -45,6 +45,8 @@ mod job;
 mod layer;
 mod life;
 mod link;
+mod pause;
+mod ports;
 mod prepare;
 mod processes;
 mod provider;
@@ -52,6 +54,7 @@ mod run;
 mod sandbox;
 mod template;
 mod watchdog;
+mod watches;
 
 use hub::Hub;
 use link::{Skeleton, lock};

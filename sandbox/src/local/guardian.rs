@@ -27,7 +27,11 @@ pub(super) fn run(boot: &GuardianBoot, files: Vec<OwnedFd>) -> i32 {
     match start(boot, engine.as_fd(), image.as_fd()) {
         Ok((launcher, handle)) => {
             drop(image);
-            if guard(engine.as_fd(), launcher, handle.as_fd()) == First::Engine {
+            let first = guard(engine.as_fd(), handle.as_fd());
+            // Paused sandboxes could not end, nor anything above them.
+            cgroup::thaw_below(&boot.groups);
+            let _ = rustix::process::waitpid(Some(launcher), rustix::process::WaitOptions::empty());
+            if first == First::Engine {
                 cgroup::remove_after_death(&boot.groups);
             }
             ENGINE_GONE
@@ -114,7 +118,7 @@ enum First {
     Launcher,
 }
 
-fn guard(engine: BorrowedFd<'_>, launcher: Pid, handle: BorrowedFd<'_>) -> First {
+fn guard(engine: BorrowedFd<'_>, handle: BorrowedFd<'_>) -> First {
     let first = loop {
         let mut both = [
             PollFd::from_borrowed_fd(engine, PollFlags::empty()),
@@ -133,6 +137,5 @@ fn guard(engine: BorrowedFd<'_>, launcher: Pid, handle: BorrowedFd<'_>) -> First
     };
     // Either it ended already, or it must.
     let _ = rustix::process::pidfd_send_signal(handle, Signal::KILL);
-    let _ = rustix::process::waitpid(Some(launcher), rustix::process::WaitOptions::empty());
     first
 }

@@ -231,6 +231,10 @@ impl Init {
             // More than the hard limit was refused before anybody was asked; what is started then
             // has what it had.
             ToInit::Data { bytes } => drop(rlimits::set_data(bytes)),
+            ToInit::Halt { command, still } => {
+                let moving = processes::halt(still);
+                say(engine, &FromInit::Halted { command, moving });
+            }
             ToInit::Count { command } => {
                 let counted = FromInit::Counted {
                     command,

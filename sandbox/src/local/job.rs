@@ -120,8 +120,8 @@ pub(super) enum Said {
     Failed {
         /// The number of the error.
         errno: i32,
-        /// With which of the paths, if not the first.
-        path: Option<String>,
+        /// With the second path of the job, not the first.
+        second: bool,
     },
 }
 

@@ -145,8 +145,9 @@ const GROUP: &str = "user:x:1000:\nnogroup:x:65534:\n";
 const HOSTS: &str = "127.0.0.1 localhost sandbox\n::1 localhost\n";
 const NSSWITCH: &str = "passwd: files\ngroup: files\nhosts: files dns\n";
 
-/// Devices that are of use to everybody and harmless.
-pub(super) const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Devices that are of use to everybody and harmless. The last one is whatever terminal its user
+/// has, and nothing to who has none.
+pub(super) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 /// The root of a template.
 pub(super) fn template_root(facts: &Facts) -> Plan {

@@ -8,6 +8,10 @@ use sandpit_messages::time::Moment;
 
 use crate::provider::{KilledBy, Outcome};
 
+mod pauses;
+
+pub(super) use pauses::Pauses;
+
 /// Longest a killed process may stay unreaped. Past this its sandbox is destroyed.
 const REAP_MAX: Duration = Duration::from_millis(500);
 

@@ -82,13 +82,19 @@ struct Held {
 
 impl Held {
     fn start(sandboxes: u32) -> Self {
-        Self::of_node(u32::try_from(number()).unwrap() | (std::process::id() << 12), sandboxes)
+        Self::start_paused(sandboxes, 0)
     }
 
-    fn of_node(node: u32, sandboxes: u32) -> Self {
+    /// So many of the sandboxes are paused.
+    fn start_paused(sandboxes: u32, paused: u32) -> Self {
+        let node = u32::try_from(number()).unwrap() | (std::process::id() << 12);
+        Self::of_node(node, sandboxes, paused)
+    }
+
+    fn of_node(node: u32, sandboxes: u32, paused: u32) -> Self {
         let mut child = Command::new(launcher())
             .arg(store())
-            .args([node.to_string(), sandboxes.to_string()])
+            .args([node, sandboxes, paused].map(|number| number.to_string()))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -131,7 +137,7 @@ fn groups() -> BTreeSet<String> {
 #[tokio::test]
 async fn nothing_outlives_an_engine_that_is_killed() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut held = Held::start(3);
+    let mut held = Held::start_paused(3, 1);
     // Three sandboxes and two spares, as soon as the spares stand.
     until("five sandboxes", WAIT_MAX, || {
         let tree = held.tree();
@@ -151,7 +157,7 @@ async fn nothing_outlives_an_engine_that_is_killed() {
         .into_iter()
         .filter(|name| name.ends_with(&format!("-{}", held.child.id())))
         .collect();
-    let next = Held::of_node(held.node, 0);
+    let next = Held::of_node(held.node, 0, 0);
     assert!(groups().is_disjoint(&left.into_iter().collect()));
     drop(next);
 }
@@ -174,7 +180,7 @@ async fn no_inner_process_has_what_the_engine_had_open() {
 #[tokio::test]
 async fn each_inner_process_takes_what_is_below_with_it() {
     for name in ["sandpit-guard", "sandpit-launch", "sandpit-keeper"] {
-        let held = Held::start(1);
+        let held = Held::start_paused(2, 1);
         let top = top(&held, name);
         let below = descendants(top.0.cast_unsigned());
         assert!(below.len() >= 4, "{name}: {below:?}");

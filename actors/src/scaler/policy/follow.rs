@@ -4,14 +4,11 @@ use super::*;
 
 impl Scaler {
     pub(super) fn follow_up(&mut self, now: Moment, effects: &mut Vec<Effect>) {
-        match self.stage {
-            Restoring::Asked => return,
-            Restoring::After(at) if now < at => return,
-            Restoring::After(_) => {
-                self.stage = Restoring::Asked;
-                return effects.push(Effect::Restore);
-            }
-            Restoring::Done => (),
+        if self.records.asks_again(now) {
+            effects.push(Effect::Restore);
+        }
+        if !self.records.is_done() {
+            return;
         }
         self.follow_load(now);
         for (id, deployment) in &mut self.deployments {
@@ -34,10 +31,8 @@ impl Scaler {
 
     /// The next moment at which time alone changes a decision.
     pub fn next_deadline(&self) -> Option<Moment> {
-        match self.stage {
-            Restoring::Asked => return None,
-            Restoring::After(at) => return Some(at),
-            Restoring::Done => (),
+        if !self.records.is_done() {
+            return self.records.deadline();
         }
         let may_start = self.starting() < self.limits.starting_max && !self.closing;
         let each = self.deployments.values().flat_map(|deployment| {

@@ -104,14 +104,11 @@ impl Swarms {
 
     pub(super) fn follow_up(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let at = now.moment;
-        match self.restored {
-            Restoring::Asked => return,
-            Restoring::After(after) if at < after => return,
-            Restoring::After(_) => {
-                self.restored = Restoring::Asked;
-                return effects.push(Effect::Restore);
-            }
-            Restoring::Done => (),
+        if self.records.asks_again(at) {
+            effects.push(Effect::Restore);
+        }
+        if !self.records.is_done() {
+            return;
         }
         let limits = self.limits;
         let mut forgotten = Vec::new();
@@ -151,10 +148,8 @@ impl Swarms {
 
     /// The next moment at which time alone changes a decision.
     pub fn next_deadline(&self) -> Option<Moment> {
-        match self.restored {
-            Restoring::Asked => return None,
-            Restoring::After(at) => return Some(at),
-            Restoring::Done => (),
+        if !self.records.is_done() {
+            return self.records.deadline();
         }
         let each = self.swarms.values().flat_map(|swarm| {
             let scaling = swarm.scaling.iter();

@@ -71,7 +71,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`BadEnvelope`]; after it the stream is of no use.
-    pub fn next(&mut self) -> Result<Option<Envelope>, BadEnvelope> {
+    pub fn pull(&mut self) -> Result<Option<Envelope>, BadEnvelope> {
         if self.ended && !self.bytes.is_empty() {
             return Err(BadEnvelope::AfterEnd);
         }

@@ -152,7 +152,7 @@ pub enum WatchResponse {
     /// It watches from now on. Always the first.
     Start {},
     /// Something changed.
-    Filesystem(Event),
+    Filesystem(Box<Event>),
     /// Nothing changed, and the stream lives.
     Keepalive {},
 }

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod fault;
 pub mod filesystem;
 pub mod interpreter;
+pub mod multipart;
 pub mod ndjson;
 pub mod process;
 mod proto;

@@ -35,7 +35,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`LineTooLong`]; after it the stream is of no use.
-    pub fn next(&mut self) -> Result<Option<Bytes>, LineTooLong> {
+    pub fn pull(&mut self) -> Result<Option<Bytes>, LineTooLong> {
         while let Some(at) = self.bytes[self.seen..].iter().position(|byte| *byte == b'\n') {
             let line = self.bytes.split_to(self.seen + at).freeze();
             self.bytes.advance(1);

@@ -14,6 +14,7 @@ use super::envelope::{self, BadEnvelope, Decoder, ENVELOPE_MAX, Envelope};
 use super::fault::*;
 use super::filesystem as fs;
 use super::interpreter::{self as interpreter, Line};
+use super::multipart::{self, Piece};
 use super::ndjson;
 use super::process::{self as process, Event};
 use super::signature::{Operation, Signed};
@@ -150,7 +151,7 @@ fn a_client_streams_input_in_envelopes() {
     decoder.push(&sent);
     let mut pids = Vec::new();
     let mut typed = Vec::new();
-    while let Ok(Some(Envelope::Message(json))) = decoder.next() {
+    while let Ok(Some(Envelope::Message(json))) = decoder.pull() {
         match serde_json::from_slice(&json).expect("a message") {
             process::StreamInputRequest::Start(start) => pids.extend(start.process.pid),
             process::StreamInputRequest::Data { input } => {
@@ -183,7 +184,7 @@ fn events(pieces: &[&[u8]]) -> Result<Vec<Event>, BadEnvelope> {
     let mut events = Vec::new();
     for piece in pieces {
         decoder.push(piece);
-        while let Some(envelope) = decoder.next()? {
+        while let Some(envelope) = decoder.pull()? {
             match envelope {
                 Envelope::Message(json) => {
                     let said: process::StreamResponse = serde_json::from_slice(&json).expect("it");
@@ -244,7 +245,7 @@ fn errors_of_streams_come_in_the_last_envelope() {
     let mut decoder = Decoder::default();
     decoder.push(&envelope([2, 0, 0, 0, 0x50], captured));
     let error = ConnectError::new(Code::NotFound, "process with pid 999999 not found");
-    assert_eq!(decoder.next(), Ok(Some(Envelope::End(Some(error.clone())))));
+    assert_eq!(decoder.pull(), Ok(Some(Envelope::End(Some(error.clone())))));
     let ours = envelope::end(Some(error));
     assert_eq!(ours[0], 2);
     assert_eq!(
@@ -262,7 +263,7 @@ fn what_is_no_envelope_is_refused() {
     let check = |bytes: &[u8]| {
         let mut decoder = Decoder::default();
         decoder.push(bytes);
-        decoder.next()
+        decoder.pull()
     };
     assert_eq!(check(&[1, 0, 0, 0, 0]), Err(BadEnvelope::Compressed));
     assert_eq!(check(&[3, 0, 0, 0, 0]), Err(BadEnvelope::Compressed));
@@ -386,15 +387,56 @@ fn signatures_are_those_that_the_sdks_print() {
     );
 }
 
+/// The upload of several files, as it was captured.
+const UPLOAD: (&str, &[u8]) = (
+    "multipart/form-data; boundary=d246af81d31e89fb701e61efde5fa85b",
+    b"--d246af81d31e89fb701e61efde5fa85b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"m1.txt\"\r\nContent-Type: text/plain\r\n\r\n1\r\n--d246af81d31e89fb701e61efde5fa85b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"/var/m2.bin\"\r\nContent-Type: application/octet-stream\r\n\r\n\x00\x01\r\n--d246af81d31e89fb701e61efde5fa85b--\r\n",
+);
+
+/// Names and contents of all parts, if they are whole.
+fn parts(content_type: &str, pieces: &[&[u8]]) -> Option<Vec<(String, Vec<u8>)>> {
+    let mut decoder = multipart::Decoder::of(content_type).expect("a boundary");
+    let mut parts: Vec<(String, Vec<u8>)> = Vec::new();
+    for piece in pieces {
+        decoder.push(piece);
+        while let Some(piece) = decoder.pull().ok()? {
+            match piece {
+                Piece::Part { filename, .. } => parts.push((filename?, Vec::new())),
+                Piece::Data(bytes) => parts.last_mut()?.1.extend_from_slice(&bytes),
+                Piece::PartEnd | Piece::End => {}
+            }
+        }
+    }
+    decoder.is_whole().then_some(parts)
+}
+
+#[test]
+fn uploaded_files_are_told_apart_wherever_they_are_cut() {
+    let (content_type, bytes) = UPLOAD;
+    let whole = parts(content_type, &[bytes]).expect("two files");
+    let expected = [("m1.txt".to_owned(), b"1".to_vec()), ("/var/m2.bin".to_owned(), vec![0, 1])];
+    assert_eq!(whole, expected);
+    for at in 0..bytes.len() {
+        assert_eq!(parts(content_type, &[&bytes[..at], &bytes[at..]]), Some(whole.clone()));
+    }
+    let kind = "multipart/form-data; boundary=\"b\"";
+    let quoted = b"--b\r\ncontent-disposition: form-data; name=file; filename=\"a\\\"\\\\%22 \xc3\xa9\"\r\n\r\n\r\n--b--";
+    assert_eq!(parts(kind, &[quoted]), Some(vec![("a\"\\%22 é".to_owned(), Vec::new())]));
+    assert!(multipart::Decoder::of("application/octet-stream").is_none());
+}
+
 proptest! {
     #[test]
     fn no_bytes_break_the_decoders(bytes in vec(any::<u8>(), 0..300)) {
         let mut envelopes = Decoder::default();
         envelopes.push(&bytes);
-        while let Ok(Some(_)) = envelopes.next() {}
+        while let Ok(Some(_)) = envelopes.pull() {}
         let mut lines = ndjson::Decoder::default();
         lines.push(&bytes);
-        while let Ok(Some(_)) = lines.next() {}
+        while let Ok(Some(_)) = lines.pull() {}
+        let mut parts = multipart::Decoder::of("multipart/form-data; boundary=b").expect("one");
+        parts.push(&bytes);
+        while let Ok(Some(_)) = parts.pull() {}
     }
 
     #[test]
@@ -402,13 +444,13 @@ proptest! {
         texts in vec(any::<String>(), 1..8),
         cut in 1..64_usize,
     ) {
-        let mut bytes: Vec<u8> = texts.iter().flat_map(|text| envelope::message(text)).collect();
+        let mut bytes: Vec<u8> = texts.iter().flat_map(envelope::message).collect();
         bytes.extend(envelope::end(None));
         let mut decoder = Decoder::default();
         let mut out = Vec::new();
         for piece in bytes.chunks(cut) {
             decoder.push(piece);
-            while let Some(Envelope::Message(json)) = decoder.next().expect("well formed") {
+            while let Some(Envelope::Message(json)) = decoder.pull().expect("well formed") {
                 out.push(serde_json::from_slice::<String>(&json).expect("a text"));
             }
         }
@@ -418,14 +460,14 @@ proptest! {
 
     #[test]
     fn any_text_survives_a_line_of_ascii(texts in vec(any::<String>(), 1..8), cut in 1..64_usize) {
-        let bytes: Vec<u8> = texts.iter().flat_map(|text| ndjson::line(text)).collect();
+        let bytes: Vec<u8> = texts.iter().flat_map(ndjson::line).collect();
         prop_assert!(bytes.is_ascii());
         prop_assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), texts.len());
         let mut decoder = ndjson::Decoder::default();
         let mut out = Vec::new();
         for piece in bytes.chunks(cut) {
             decoder.push(piece);
-            while let Some(line) = decoder.next().expect("short") {
+            while let Some(line) = decoder.pull().expect("short") {
                 out.push(serde_json::from_slice::<String>(&line).expect("a text"));
             }
         }

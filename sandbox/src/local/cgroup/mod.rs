@@ -348,8 +348,22 @@ fn sweep(parent: &Path) {
         }
         let folder = entry.path();
         let Ok(Some(_lock)) = lock(&folder) else { continue };
+        thaw_below(std::slice::from_ref(&folder));
         if let Err(error) = remove_tree(&folder) {
             tracing::debug!(?folder, %error, "leaving a group of an engine that ended");
+        }
+    }
+}
+
+/// Lets everything go on that the groups below these folders hold still. Under version 1 nothing
+/// ends before, whoever kills it.
+pub(super) fn thaw_below(folders: &[PathBuf]) {
+    let groups = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    for state in groups.map(|group| group.path().join(v1::FREEZER_STATE)) {
+        if state.exists()
+            && let Err(error) = write(&state, v1::Freezer::Thawed.word())
+        {
+            tracing::debug!(?state, %error, "a group stands still");
         }
     }
 }

@@ -45,6 +45,9 @@ impl Controller {
     }
 }
 
+/// The file of a group by which it stands still.
+pub(super) const FREEZER_STATE: &str = "freezer.state";
+
 /// What a freezer is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freezer {
@@ -52,6 +55,15 @@ pub(super) enum Freezer {
     Frozen,
     /// Go on.
     Thawed,
+}
+
+impl Freezer {
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Frozen => "FROZEN",
+            Self::Thawed => "THAWED",
+        }
+    }
 }
 
 /// Our folder in every hierarchy that we can write.
@@ -208,15 +220,12 @@ impl Group {
     }
 
     pub(super) fn set_frozen(&self, state: Freezer) -> io::Result<()> {
-        let word = match state {
-            Freezer::Frozen => "FROZEN",
-            Freezer::Thawed => "THAWED",
-        };
-        write(&self.freezer()?.join("freezer.state"), word)
+        write(&self.freezer()?.join(FREEZER_STATE), state.word())
     }
 
     pub(super) fn is_frozen(&self) -> io::Result<bool> {
-        Ok(fs::read_to_string(self.freezer()?.join("freezer.state"))?.trim() == "FROZEN")
+        Ok(fs::read_to_string(self.freezer()?.join(FREEZER_STATE))?.trim()
+            == Freezer::Frozen.word())
     }
 
     fn freezer(&self) -> io::Result<&Path> {

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 
 use super::super::job::{Facts, Job, Kind, Said};
 use super::super::plan::USER;
-use super::LocalProvider;
 use super::job::{self, Work};
 use super::sandbox::Sandbox;
+use super::{LocalProvider, watches};
 use crate::provider::ProviderError;
 use crate::provider::files::{Body, Entry, EntryKind, Files, Pieces, Range, Reading, Watching};
 
@@ -157,8 +157,12 @@ impl Files for LocalProvider {
         destination: &str,
     ) -> Result<Entry, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
-        let (from, to) = (absolute(source)?, absolute(destination)?);
-        entry_of(&sandbox, source, &Job::Rename { source: from, destination: to }).await
+        let wanted = Job::Rename { source: absolute(source)?, destination: absolute(destination)? };
+        match job::begin(&sandbox, &wanted, None).await?.answer().await? {
+            Said::Entry(facts) => Ok(entry(facts)),
+            Said::Failed { errno, second: true } => Err(job::fault(errno, destination)),
+            other => Err(unexpected(other, source)),
+        }
     }
 
     async fn remove(&self, sandbox: SandboxId, path: &str) -> Result<(), ProviderError> {
@@ -172,11 +176,12 @@ impl Files for LocalProvider {
 
     async fn watch(
         &self,
-        _sandbox: SandboxId,
-        _path: &str,
-        _recursive: bool,
+        sandbox: SandboxId,
+        path: &str,
+        recursive: bool,
     ) -> Result<Watching, ProviderError> {
-        Err(ProviderError::unsupported("watching a directory"))
+        let sandbox = self.engine.find(sandbox)?;
+        watches::watch(&self.engine, &sandbox, absolute(path)?, path, recursive).await
     }
 }
 
@@ -195,11 +200,8 @@ async fn entry_of(
 /// An answer that is none.
 fn unexpected(said: Said, path: &str) -> ProviderError {
     match said {
-        Said::Failed { errno, path: other } => job::fault(errno, other.as_deref().unwrap_or(path)),
-        _ => ProviderError::Failed {
-            why: "a job answered another question".to_owned(),
-            maybe_done: true,
-        },
+        Said::Failed { errno, .. } => job::fault(errno, path),
+        _ => job::another_question(),
     }
 }
 

@@ -151,7 +151,10 @@ impl Engine {
                         .map(|message| match message {
                             Some((message, files)) => self.keeper_said(keeper, message, files),
                             // The launcher says when it was reaped, and all below it.
-                            None => Heard::Gone,
+                            None => {
+                                self.let_die(keeper);
+                                Heard::Gone
+                            }
                         }),
                     Peer::Init(skeleton) => {
                         control::receive::<FromInit>(&skeleton.socket, RecvFlags::DONTWAIT).map(

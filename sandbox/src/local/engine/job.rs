@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
-use sandpit_messages::id::SandboxId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::OwnedSemaphorePermit;
@@ -121,11 +120,6 @@ impl Work {
         self.files.pop()
     }
 
-    /// The sandbox it works in.
-    pub(super) fn sandbox(&self) -> SandboxId {
-        self.sandbox.id
-    }
-
     async fn receive(&mut self) -> Result<(), ProviderError> {
         let received = match receive_some(self.channel.get_ref()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -198,6 +192,12 @@ pub(super) fn fault(errno: i32, path: &str) -> ProviderError {
         }
     };
     ProviderError::File { path: path.to_owned(), fault }
+}
+
+/// An answer that is none. A mistake in here or in the fork.
+pub(super) fn another_question() -> ProviderError {
+    let why = "a job answered another question".to_owned();
+    ProviderError::Failed { why, maybe_done: true }
 }
 
 /// What this machine did not give us.

@@ -113,6 +113,8 @@ pub(in super::super) struct Skeleton {
     /// Its end was asked for.
     pub(super) ending: AtomicBool,
     condemned: Mutex<Option<&'static str>>,
+    /// Its group was told to stand still.
+    pub(super) frozen: AtomicBool,
     /// The inode of its process namespace, once a worker has shown it.
     pub(super) namespace: OnceLock<u64>,
     /// It did not end in time: its number is never used again.
@@ -134,6 +136,7 @@ impl Skeleton {
             owner: Mutex::new(None),
             ending: AtomicBool::new(false),
             condemned: Mutex::new(None),
+            frozen: AtomicBool::new(false),
             namespace: OnceLock::new(),
             stuck: AtomicBool::new(false),
             oom_kills: AtomicU64::new(0),
@@ -174,6 +177,8 @@ impl Skeleton {
         // One that still builds is known to its keeper only. A keeper that does not listen is
         // dead or will be, and its sandboxes with it.
         let _ = self.keeper.order_now(&ToKeeper::Kill { slot: self.slot }, &[]);
+        // What stands still cannot end, except where the kernel kills groups.
+        let _ = self.thaw();
     }
 
     /// Processes of it that the kernel has killed for lack of memory. Known also when its group is
@@ -247,7 +252,8 @@ impl Skeleton {
             FromInit::Started { command, .. } => (command, false),
             FromInit::NotStarted { command, .. }
             | FromInit::Ended { command, .. }
-            | FromInit::Counted { command, .. } => (command, true),
+            | FromInit::Counted { command, .. }
+            | FromInit::Halted { command, .. } => (command, true),
         };
         let mut commands = lock(&self.commands);
         if let Some(sender) = commands.get(&command) {

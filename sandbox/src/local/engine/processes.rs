@@ -157,7 +157,7 @@ async fn start(
     ordered.map_err(|_| ProviderError::Gone(sandbox.id))?;
     drop(files);
     drop(theirs);
-    let started = sys::now();
+    let started = sandbox.pause.now();
     let pid = match tokio::time::timeout(START_MAX, said.recv()).await {
         Ok(Some(FromInit::Started { pid, .. })) => pid,
         Ok(Some(FromInit::NotStarted { hindrance, errno, .. })) => {

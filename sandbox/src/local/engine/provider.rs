@@ -24,8 +24,8 @@ use crate::provider::files::Files;
 use crate::provider::processes::Processes;
 use crate::provider::{
     Archive, Arrival, CreateRequest, Created, Descriptor, Destroyed, Ending, ExecRequest,
-    ExecStream, ExportRequest, Layer, Lease, Limits, Piece, Progress, Provider, ProviderError,
-    Sample, SandboxInfo, TemplateInfo, Work,
+    ExecStream, ExportRequest, Layer, Lease, Limits, Pausing, Piece, Ports, Progress, Provider,
+    ProviderError, Sample, SandboxInfo, TemplateInfo, Work,
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
@@ -189,6 +189,14 @@ impl Provider for LocalProvider {
         Ok(self)
     }
 
+    fn ports(&self) -> Result<&dyn Ports, ProviderError> {
+        Ok(self)
+    }
+
+    fn pausing(&self) -> Result<&dyn Pausing, ProviderError> {
+        Ok(self)
+    }
+
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
         self.engine.sample(&sandbox).await
@@ -275,7 +283,17 @@ impl Drop for Making<'_> {
 
 // Sandboxes.
 impl Engine {
+    /// One that may be used.
     pub(super) fn find(&self, sandbox: SandboxId) -> Result<Arc<Sandbox>, ProviderError> {
+        let found = self.find_paused_too(sandbox)?;
+        if found.pause.is_on() { Err(ProviderError::Paused(sandbox)) } else { Ok(found) }
+    }
+
+    /// The same, paused or not.
+    pub(super) fn find_paused_too(
+        &self,
+        sandbox: SandboxId,
+    ) -> Result<Arc<Sandbox>, ProviderError> {
         let entry = lock(&self.sandboxes).get(&sandbox).cloned();
         entry
             .and_then(|entry| entry.made.get().cloned())

@@ -112,7 +112,7 @@ pub(super) async fn run(
 ) {
     place.exec = Some(request.exec);
     let sandbox = Arc::clone(&place.sandbox);
-    let started = sys::now();
+    let started = sandbox.pause.now();
     let stopping = Stopping::new(started, request.time_max, engine.options.bounds.grace);
     let mut run = Run { engine, sandbox, events, interrupt, stopping, started };
     let mut ended = match &request.work {
@@ -144,7 +144,7 @@ pub(super) async fn run(
         sandbox_usable: usable,
         stdout_dropped: ended.stdout_dropped,
         stderr_dropped: ended.stderr_dropped,
-        wall: sys::now().since(run.started),
+        wall: run.now().since(run.started),
         cpu: ended.cpu,
         max_rss: ended.max_rss,
         survivors: ended.survivors,
@@ -155,18 +155,21 @@ pub(super) async fn run(
 }
 
 impl Run {
-    /// Time until something has to be decided.
-    fn until_deadline(&self) -> Duration {
-        match self.stopping.next_deadline() {
-            Some(at) => at.since(sys::now()),
-            // Everything was decided; the end is a matter of moments.
-            None => Duration::from_secs(1),
-        }
+    /// What time it is in its sandbox, which may have stood still.
+    fn now(&self) -> Moment {
+        self.sandbox.pause.now()
+    }
+
+    /// When something has to be decided.
+    fn deadline(&self) -> Moment {
+        // When everything was decided the end is a matter of moments.
+        self.stopping.next_deadline().unwrap_or_else(|| self.now() + Duration::from_secs(1))
     }
 
     /// Takes an event in; what is to be done is returned.
     fn step(&mut self, event: Event) -> Option<Effect> {
-        self.stopping.step(sys::now(), event)
+        let now = self.now();
+        self.stopping.step(now, event)
     }
 
     /// The event that it wrote more than is ever read, if it did.
@@ -192,8 +195,9 @@ impl Run {
         let number = self.engine.number();
         let mut answers = self.sandbox.skeleton.watch_command(number);
         let asked = self.sandbox.skeleton.order(&ToInit::Count { command: number }, &[]).await;
-        let answer = tokio::time::timeout(ANSWER_MAX, answers.recv());
-        asked.is_ok() && matches!(answer.await, Ok(Some(_)))
+        let pause = &self.sandbox.pause;
+        let answer = pause.clock().within(pause, ANSWER_MAX, answers.recv()).await;
+        asked.is_ok() && matches!(answer, Some(Some(_)))
     }
 
     /// Where it runs.
@@ -218,10 +222,15 @@ impl Run {
         let files = [order.as_fd(), contents.as_fd()];
         let ordered = self.sandbox.skeleton.order(&ToInit::Write { command: number }, &files).await;
         ordered.map_err(|_| NotWritten::Lost)?;
+        let mut clock = self.sandbox.pause.clock();
         loop {
+            let (goes, deadline) = (clock.goes(), self.deadline());
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = tokio::time::sleep(self.until_deadline()) => {
+                () = clock.until(deadline) => {
+                    if !goes || self.now() < deadline {
+                        continue;
+                    }
                     let signal = libc::SIGKILL;
                     // It ends the writer; a full socket means that init is stuck.
                     let _ = self.sandbox.skeleton.order_now(&ToInit::Signal { command: number, signal });
@@ -238,7 +247,9 @@ impl Run {
                 Some(FromInit::NotStarted { errno, .. }) => {
                     Err(NotWritten::Because(io::Error::from_raw_os_error(errno).to_string()))
                 }
-                Some(FromInit::Counted { .. }) | None => Err(NotWritten::Lost),
+                Some(FromInit::Counted { .. } | FromInit::Halted { .. }) | None => {
+                    Err(NotWritten::Lost)
+                }
             };
         }
     }

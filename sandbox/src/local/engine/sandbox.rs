@@ -23,8 +23,11 @@ use super::super::wire::{Decoder, Frame, Order, PROTOCOL};
 use super::contexts::{Context, Contexts};
 use super::job::JOBS_MAX;
 use super::link::{Place, Skeleton, WorkerStage, lock};
+use super::pause::Pause;
+use super::ports::CONNECTIONS_MAX;
 use super::processes::Table;
 use super::run::HOME;
+use super::watches::Watches;
 use super::{Engine, Template};
 use crate::provider::Limits;
 
@@ -50,6 +53,8 @@ pub(super) struct Sandbox {
     pub(super) template: Arc<Template>,
     pub(super) skeleton: Arc<Skeleton>,
     pub(super) contexts: Contexts,
+    /// Whether it is paused, and its clock.
+    pub(super) pause: Pause,
     /// Executions that run or wait.
     pub(super) queued: AtomicUsize,
     /// Of its template, and of its holder.
@@ -71,13 +76,22 @@ pub(super) struct Sandbox {
 pub(super) struct Io {
     /// Turns of jobs.
     pub(super) jobs: Arc<Semaphore>,
+    /// Places for connections to its ports.
+    pub(super) connections: Arc<Semaphore>,
     /// Processes that live on their own.
     pub(super) processes: Table,
+    /// Directories that somebody watches.
+    pub(super) watches: Watches,
 }
 
 impl Io {
     fn new() -> Self {
-        Self { jobs: Arc::new(Semaphore::new(JOBS_MAX)), processes: Table::default() }
+        Self {
+            jobs: Arc::new(Semaphore::new(JOBS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            processes: Table::default(),
+            watches: Watches::default(),
+        }
     }
 }
 
@@ -90,6 +104,7 @@ impl Sandbox {
             template,
             skeleton,
             contexts: Contexts::default(),
+            pause: Pause::default(),
             queued: AtomicUsize::new(0),
             env,
             limits,
@@ -261,6 +276,7 @@ impl Engine {
         sandbox: &Sandbox,
         context: &Context,
     ) -> Result<Worker, NoWorker> {
+        let _moving = sandbox.pause.keep_moving().await;
         let worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
         sandbox.tell(&worker).await?;
         worker.go_to(&context.cwd).await?;

@@ -42,13 +42,13 @@ const VALUE_MAX: usize = 4 * 1024;
 pub(super) struct NotDone {
     /// Why.
     pub(super) error: io::Error,
-    /// With which path, if not the first one of the job.
-    pub(super) path: Option<String>,
+    /// With the second path of the job, not the first.
+    pub(super) second: bool,
 }
 
 impl<E: Into<io::Error>> From<E> for NotDone {
     fn from(error: E) -> Self {
-        Self { error: error.into(), path: None }
+        Self { error: error.into(), second: false }
     }
 }
 

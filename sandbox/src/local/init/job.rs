@@ -34,7 +34,7 @@ pub(super) fn start(files: Vec<OwnedFd>) -> io::Result<Pid> {
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
             // It may have gone.
-            let _ = job::write(&mut File::from(channel), &Said::Failed { errno, path: None });
+            let _ = job::write(&mut File::from(channel), &Said::Failed { errno, second: false });
             Err(error)
         }
     }
@@ -49,9 +49,9 @@ fn run(mut channel: File, watched: Option<OwnedFd>) -> io::Result<()> {
     let wanted = job::read(&mut channel)?;
     match carry_out(wanted, &mut channel, watched) {
         Ok(()) => Ok(()),
-        Err(NotDone { error, path }) => {
+        Err(NotDone { error, second }) => {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            job::write(&mut channel, &Said::Failed { errno, path })
+            job::write(&mut channel, &Said::Failed { errno, second })
         }
     }
 }

@@ -98,6 +98,31 @@ pub(super) fn kill_left(session: u32) {
     }
 }
 
+/// Stops everything but init, or lets it go on; how many have not stopped.
+pub(super) fn halt(still: bool) -> u32 {
+    let signal = if still { Signal::STOP } else { Signal::CONT };
+    // The group of number 1 is, to the kernel, everything but the caller. There may be nothing.
+    let _ = rustix::process::kill_process_group(Pid::INIT, signal);
+    if !still {
+        return 0;
+    }
+    let Ok(entries) = fs::read_dir("/proc") else { return 1 };
+    let moves = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<u32>().ok()).filter(|pid| *pid != 1);
+        let line = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok());
+        line.is_some_and(|line| may_move(&line))
+    };
+    u32::try_from(entries.flatten().filter(moves).count()).unwrap_or(u32::MAX)
+}
+
+/// Whether a process that was told to stop may still do something. What waits in the kernel, for a
+/// child that has not started its program among others, stops before it comes back.
+fn may_move(line: &str) -> bool {
+    let state = line.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, Some('R' | 'S'))
+}
+
 /// Bytes in the three folders that can be written.
 pub(super) fn disk_used() -> u64 {
     ["/home/user", "/tmp", "/dev/shm"]
@@ -137,6 +162,14 @@ mod tests {
         let line = "7 (a) S 1) R 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 39 19 1 0 99 0 0";
         let seen = Seen { dead: false, parent: 1, session: 7, started: 99 };
         assert_eq!(read(line), Some(seen));
+    }
+
+    #[test]
+    fn what_is_stopped_dead_or_in_the_kernel_does_not_move() {
+        for (state, moves) in [("R", true), ("S", true), ("T", false), ("D", false), ("Z", false)] {
+            assert_eq!(may_move(&format!("7 (a) S) {state} 1 7 7")), moves, "{state}");
+        }
+        assert!(!may_move(""));
     }
 
     #[test]

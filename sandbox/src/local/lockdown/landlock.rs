@@ -73,7 +73,7 @@ const OWN: u64 = RUN
     | TRUNCATE;
 
 /// What every process of a sandbox may touch, and how. Paths that are not there are left out.
-pub const RULES: [(&CStr, u64); 19] = [
+pub const RULES: [(&CStr, u64); 20] = [
     // Lists the root, and so whatever is mounted; that is all meant to be seen.
     (c"/", READ_DIR),
     (c"/usr", RUN),
@@ -90,8 +90,9 @@ pub const RULES: [(&CStr, u64); 19] = [
     (c"/dev/null", DEVICE),
     (c"/dev/zero", DEVICE),
     (c"/dev/full", DEVICE),
-    // Terminals, each closed to others than its maker.
+    // Terminals of this sandbox.
     (c"/dev/pts", DEVICE),
+    (c"/dev/tty", DEVICE),
     (c"/dev/shm", OWN),
     (c"/home/user", OWN),
     (c"/tmp", OWN),

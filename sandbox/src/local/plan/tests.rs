@@ -51,7 +51,8 @@ fn nothing_of_the_host_is_bound_but_what_is_named() {
             "dev-zero",
             "dev-full",
             "dev-random",
-            "dev-urandom"
+            "dev-urandom",
+            "dev-tty"
         ]
     );
 }

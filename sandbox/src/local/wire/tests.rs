@@ -20,16 +20,21 @@ fn all(input: &[u8]) -> Result<Vec<Frame>, Garbled> {
 #[test]
 fn frames_are_read_as_they_were_written() {
     let input = [
-        bytes(r#"{"op":"hello","proto":1,"version":"3.11.7"}"#, b""),
-        bytes(r#"{"op":"shown","id":7,"main":true,"parts":[["text/plain",1]]}"#, b"2"),
+        bytes(r#"{"op":"hello","proto":2,"version":"3.11.7"}"#, b""),
+        bytes(
+            r#"{"op":"shown","id":7,"main":true,"parts":[["text/plain",1],["image/png",3]]}"#,
+            b"2PNG",
+        ),
         bytes(r#"{"op":"error","id":7,"name":"E","value":"v"}"#, b"trace"),
         bytes(r#"{"op":"done","id":7}"#, b""),
     ]
     .concat();
     let text = str::to_owned;
+    let mut two = Shown::value("2");
+    two.data.insert(text("image/png"), Media::Bytes(Bytes::from_static(b"PNG")));
     let frames = vec![
-        Frame::Hello { proto: 1, version: text("3.11.7") },
-        Frame::Shown { id: 7, shown: Shown::value("2"), bytes: 1 },
+        Frame::Hello { proto: 2, version: text("3.11.7") },
+        Frame::Shown { id: 7, shown: two, bytes: 4 },
         Frame::Raised { id: 7, name: text("E"), value: text("v"), traceback: text("trace") },
         Frame::Done { id: 7 },
     ];
@@ -48,6 +53,36 @@ fn what_no_worker_writes_is_refused() {
         r#"{"op":"done","id":1e400}"#,
     ] {
         assert_eq!(all(&bytes(header, b"")), Err(Garbled::Header), "{header}");
+    }
+}
+
+fn shown(main: bool, parts: &[(&str, usize)]) -> String {
+    format!(r#"{{"op":"shown","id":7,"main":{main},"parts":{}}}"#, serde_json::json!(parts))
+}
+
+#[test]
+fn a_body_that_is_not_what_its_header_says_is_refused() {
+    let check = |parts: &[(&str, usize)], body: &[u8], expected: Garbled| {
+        assert_eq!(all(&bytes(&shown(false, parts), body)), Err(expected), "{parts:?}");
+    };
+    check(&[], b"", Garbled::Body);
+    check(&[("text/plain", 2)], b"1", Garbled::Body);
+    check(&[("text/plain", 1)], b"12", Garbled::Body);
+    check(&[("text/plain", usize::MAX), ("text/html", 2)], b"1", Garbled::Body);
+    check(&[("text/plain", 1), ("text/plain", 1)], b"12", Garbled::Header);
+    check(&[("application/x-python-code", 1)], b"1", Garbled::Header);
+    for json in ["", "NaN", "[1,]", "1e999", r#""\ud800""#, "{} {}"] {
+        check(&[("application/json", json.len())], json.as_bytes(), Garbled::Body);
+    }
+}
+
+#[test]
+fn json_is_nested_as_deep_as_readers_follow_and_no_deeper() {
+    let nested = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    for (levels, readable) in [(1, true), (64, true), (65, false), (127, false), (100_000, false)] {
+        let json = nested(levels);
+        let frame = bytes(&shown(true, &[("application/json", json.len())]), json.as_bytes());
+        assert_eq!(all(&frame).is_ok(), readable, "{levels} levels");
     }
 }
 
@@ -83,7 +118,7 @@ proptest! {
         text in ".{0,64}", cuts in proptest::collection::vec(0_usize..256, 0..8)
     ) {
         let input = [
-            bytes(r#"{"op":"error","id":7,"name":"E","value":"v"}"#, text.as_bytes()),
+            bytes(&shown(true, &[("text/plain", text.len())]), text.as_bytes()),
             bytes(r#"{"op":"done","id":7}"#, b""),
         ]
         .concat();

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::super::super::control::{FromInit, ToInit};
 use super::super::super::sys;
 use super::super::link::lock;
+use super::super::pause::Clock;
 use super::super::sandbox::Sandbox;
 use super::lifetime::{Effect, Lifetime};
 use super::streams::Stream;
@@ -242,23 +243,26 @@ async fn watch_end(
     ended: watch::Sender<Option<ProcessEnd>>,
 ) {
     let skeleton = &sandbox.skeleton;
+    let mut clock = sandbox.pause.clock();
     let end = loop {
+        // Nothing is due while the sandbox is paused.
+        let due = if clock.goes() { lifetime.step(sandbox.pause.now()) } else { None };
+        if let Some(effect) = due {
+            let signal = match effect {
+                Effect::Ask => libc::SIGTERM,
+                Effect::Kill => libc::SIGKILL,
+            };
+            let order = ToInit::Signal { command: process.number, signal };
+            // An init that does not listen is dead or will be, and its processes with it.
+            let _ = skeleton.order(&order, &[]).await;
+        }
         tokio::select! {
             message = said.recv() => match message {
                 Some(FromInit::Ended { end, .. }) => break end_of(end.status),
                 Some(_) => {}
                 None => break ProcessEnd::Lost,
             },
-            () = until(lifetime.next()) => {
-                let signal = match lifetime.step(sys::now()) {
-                    Some(Effect::Ask) => libc::SIGTERM,
-                    Some(Effect::Kill) => libc::SIGKILL,
-                    None => continue,
-                };
-                let order = ToInit::Signal { command: process.number, signal };
-                // An init that does not listen is dead or will be, and its processes with it.
-                let _ = skeleton.order(&order, &[]).await;
-            }
+            () = due_at(&mut clock, lifetime.next()) => {}
         }
     };
     if end != ProcessEnd::Lost && sandbox.ran_out_of_memory() {
@@ -269,16 +273,21 @@ async fn watch_end(
     ended.send_replace(Some(if over { ProcessEnd::Deadline } else { end }));
     if over {
         // Others of its session have what is left of the two seconds.
-        until(lifetime.next().or(Some(Moment::START))).await;
+        while let Some(at) = lifetime.next()
+            && (!clock.goes() || sandbox.pause.now() < at)
+            && skeleton.is_up()
+        {
+            clock.until(at).await;
+        }
         // As above.
         let _ = skeleton.order(&ToInit::KillLeft { session: process.info.pid }, &[]).await;
     }
 }
 
-/// Waits until then; without a time, for ever.
-async fn until(at: Option<Moment>) {
+/// Waits until then, or until the clock stops or goes on; without a time, for ever.
+async fn due_at(clock: &mut Clock, at: Option<Moment>) {
     match at {
-        Some(at) => tokio::time::sleep(at.since(sys::now())).await,
+        Some(at) => clock.until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -112,7 +112,7 @@ impl Run {
             }
         };
         // The time of a cell begins with its turn.
-        self.started = sys::now();
+        self.started = self.now();
         let grace = self.engine.options.bounds.grace;
         self.stopping = Stopping::new(self.started, request.time_max, grace);
         if let Some(unread) = self.before_cell(request).await {
@@ -253,11 +253,14 @@ impl Run {
         let mut ask = false;
         let mut unheard = false;
         let mut closed: Option<Moment> = None;
+        let mut clock = self.sandbox.pause.clock();
         loop {
-            let pause = match closed {
-                Some(at) => self.until_deadline().min((at + END_MAX).since(sys::now())),
-                None => self.until_deadline(),
+            let look_at = match closed {
+                Some(at) => self.deadline().min(at + END_MAX),
+                None => self.deadline(),
             };
+            // What stands still is asked to stop when it goes on.
+            let goes = clock.goes();
             let event = tokio::select! {
                 biased;
                 Ok(mut ready) = heard.readable(), if closed.is_none() => {
@@ -268,8 +271,8 @@ impl Run {
                     match frames {
                         Frames::Dry => { ready.clear_ready(); None }
                         Frames::More => None,
-                        Frames::Closed => { closed = Some(sys::now()); None }
-                        Frames::Garbled => { closed = Some(sys::now()); Some(Event::Garbled) }
+                        Frames::Closed => { closed = Some(self.now()); None }
+                        Frames::Garbled => { closed = Some(self.now()); Some(Event::Garbled) }
                     }
                 }
                 _ = &mut writing, if !written => { written = true; None }
@@ -290,12 +293,15 @@ impl Run {
                 }
                 end = gone(&mut stage) => return end,
                 _ = life.changed() => Some(Event::Restarted),
-                () = interrupt.notified() => Some(Event::Interrupted),
-                () = events.closed(), if !unheard => { unheard = true; Some(Event::Interrupted) }
-                () = tokio::time::sleep(pause) => Some(Event::Tick),
+                () = interrupt.notified(), if goes => Some(Event::Interrupted),
+                () = events.closed(), if goes && !unheard => {
+                    unheard = true;
+                    Some(Event::Interrupted)
+                }
+                () = clock.until(look_at) => Some(Event::Tick),
             };
             // A worker that lives and has closed its channel can never say that it is done.
-            let silent = closed.is_some_and(|at| at + END_MAX <= sys::now());
+            let silent = closed.is_some_and(|at| at + END_MAX <= self.now());
             let event =
                 if silent && !self.stopping.killed() { Some(Event::Garbled) } else { event };
             match event.and_then(|event| self.step(event)) {

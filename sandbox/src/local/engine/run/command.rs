@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 
 use super::super::super::control::{self, Command, End, FromInit, ToInit};
 use super::super::super::state::{Effect, Event, ended};
-use super::super::super::sys;
 use super::super::link::Skeleton;
 use super::output::{Output, Read};
 use super::{Ended, NotWritten, Run, command_env, listen, pass_one};
@@ -133,12 +132,16 @@ impl Run {
         let mut session = 0;
         let mut unheard = false;
         let mut last: Option<(Last, Moment)> = None;
+        let mut clock = self.sandbox.pause.clock();
         loop {
-            let pause = match &last {
-                Some((_, until)) => until.since(sys::now()),
-                None => self.until_deadline(),
+            let look_at = match &last {
+                Some((_, until)) => *until,
+                None => self.deadline(),
             };
-            if last.is_some() && (pause.is_zero() || streams.iter().all(|stream| stream.ended)) {
+            // What stands still is asked to stop when it goes on.
+            let goes = clock.goes();
+            let over = look_at <= self.now();
+            if last.is_some() && (over || streams.iter().all(|stream| stream.ended)) {
                 break;
             }
             let event = tokio::select! {
@@ -163,16 +166,19 @@ impl Run {
                         None
                     }
                     Some(FromInit::Ended { end, survivors, .. }) => {
-                        last = Some((Last::Ended { end, survivors }, sys::now() + DRAIN_MAX));
+                        last = Some((Last::Ended { end, survivors }, self.now() + DRAIN_MAX));
                         None
                     }
                     Some(FromInit::NotStarted { errno, .. }) => return Last::NotStarted { errno },
-                    Some(FromInit::Counted { .. }) => None,
+                    Some(FromInit::Counted { .. } | FromInit::Halted { .. }) => None,
                     None => return Last::Lost,
                 },
-                () = interrupt.notified() => Some(Event::Interrupted),
-                () = events.closed(), if !unheard => { unheard = true; Some(Event::Interrupted) }
-                () = tokio::time::sleep(pause) => last.is_none().then_some(Event::Tick),
+                () = interrupt.notified(), if goes => Some(Event::Interrupted),
+                () = events.closed(), if goes && !unheard => {
+                    unheard = true;
+                    Some(Event::Interrupted)
+                }
+                () = clock.until(look_at) => last.is_none().then_some(Event::Tick),
             };
             if last.is_none()
                 && let Some(effect) = event.and_then(|event| self.step(event))

@@ -90,7 +90,9 @@ pub(in super::super) async fn transfer(
                 Some(FromInit::NotStarted { errno, .. }) => {
                     break Err(io::Error::from_raw_os_error(errno));
                 }
-                Some(FromInit::Started { .. } | FromInit::Counted { .. }) => {}
+                Some(
+                    FromInit::Started { .. } | FromInit::Counted { .. } | FromInit::Halted { .. },
+                ) => {}
                 None => break Err(io::Error::other("the sandbox ended")),
             }
         }

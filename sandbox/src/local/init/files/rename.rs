@@ -19,7 +19,7 @@ const SAID_MAX: u64 = 4_096;
 /// Moves something; parents of the destination are made.
 pub(in super::super) fn rename(source: &str, destination: &str) -> Result<Facts, NotDone> {
     let there = fs::symlink_metadata(source)?;
-    let at_destination = |error: io::Error| NotDone { error, path: Some(destination.to_owned()) };
+    let at_destination = |error: io::Error| NotDone { error, second: true };
     make_parents(Path::new(destination)).map_err(at_destination)?;
     match fs::rename(source, destination) {
         Err(error) if error.raw_os_error() == Some(libc::EXDEV) => {

@@ -1,14 +1,12 @@
 //! Writes a file whole or not at all.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::super::super::job::{self, ALARM_S, ATTRIBUTE, BECOMING, Facts, PIECE, REPLACING};
@@ -21,8 +19,11 @@ const LINKS_MAX: usize = 40;
 /// What a new file may be used for.
 const MODE: u32 = 0o644;
 
-/// Writes what comes from `from` to a file without a name, and gives it its name when all of it
-/// is there: who gives up before leaves nothing.
+/// Writes what comes from `from` to a file beside, which takes its place when all of it is there;
+/// who gives up before leaves nothing.
+///
+/// A file without a name would be tidier. But watches of its directory tell of those too, by
+/// names that are none.
 pub(in super::super) fn write(
     path: &str,
     metadata: &BTreeMap<String, String>,
@@ -37,17 +38,35 @@ pub(in super::super) fn write(
     there.as_ref().map_or(Ok(()), regular)?;
     make_parents(&place)?;
     let folder = place.parent().ok_or(Errno::ISDIR)?;
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?);
+    // Unique among those that are at it now.
+    let word = if there.is_some() { REPLACING } else { BECOMING };
+    let beside = folder.join(format!("{word}{}", std::process::id()));
+    let mode = there.as_ref().map_or(MODE, |seen| seen.mode() & 0o777);
+    let placed = fill(&beside, mode, metadata, from).and_then(|()| fs::rename(&beside, &place));
+    if placed.is_err() {
+        // The error is what matters.
+        let _ = fs::remove_file(&beside);
+    }
+    placed?;
+    facts(path)
+}
+
+/// Makes a file of what comes.
+fn fill(
+    path: &Path,
+    mode: u32,
+    metadata: &BTreeMap<String, String>,
+    from: &mut File,
+) -> io::Result<()> {
+    // What an earlier one with this number could not remove is in nobody's way.
+    let _ = fs::remove_file(path);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     take(from, &mut file)?;
     for (key, value) in metadata {
         let name = format!("{ATTRIBUTE}{key}");
         rustix::fs::fsetxattr(&file, name, value.as_bytes(), XattrFlags::empty())?;
     }
-    let mode = there.as_ref().map_or(MODE, |seen| seen.mode() & 0o777);
-    file.set_permissions(Permissions::from_mode(mode))?;
-    give_name(&file, &place, folder, there.is_some())?;
-    facts(path)
+    file.set_permissions(Permissions::from_mode(mode))
 }
 
 /// Where a path leads if every link at its end is followed, also to where nothing is.
@@ -85,24 +104,4 @@ fn take(from: &mut File, file: &mut File) -> io::Result<()> {
             left -= read;
         }
     }
-}
-
-/// Gives a file without a name its name, in the place of whatever has it now.
-fn give_name(file: &File, place: &Path, folder: &Path, replaces: bool) -> io::Result<()> {
-    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
-    // Unique among those that are at it now; what an earlier one left under it is in nobody's way.
-    let word = if replaces { REPLACING } else { BECOMING };
-    let other = folder.join(OsString::from(format!("{word}{}", std::process::id())));
-    let link = || rustix::fs::linkat(CWD, &itself, CWD, &other, AtFlags::SYMLINK_FOLLOW);
-    match link() {
-        Err(Errno::EXIST) => {
-            fs::remove_file(&other)?;
-            link()?;
-        }
-        linked => linked?,
-    }
-    fs::rename(&other, place).inspect_err(|_| {
-        // What could not be renamed was named a moment ago.
-        let _ = fs::remove_file(&other);
-    })
 }

@@ -1,0 +1,91 @@
+//! What only this face knows of sandboxes: small facts, dropped when a sandbox ends.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sandpit_messages::envelope::Tenant;
+use sandpit_messages::id::SandboxId;
+
+use super::envd::watchers::Watchers;
+
+/// What was said of a sandbox when it was made, and how often its contexts ran.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// Whose it is.
+    pub(super) tenant: Option<Tenant>,
+    /// The name its template was asked for by.
+    pub(super) alias: Option<String>,
+    /// Whether a call to it resumes it.
+    pub(super) auto_resume: bool,
+    /// Whether strangers need a token to reach its ports.
+    pub(super) is_closed: bool,
+    /// Executions so far, by context; the default one has no name.
+    pub(super) executions: BTreeMap<Option<String>, u64>,
+    /// Watches that are polled.
+    pub(super) watchers: Arc<Watchers>,
+}
+
+/// Facts by sandbox. One that was not made here has none.
+#[derive(Debug, Default)]
+pub(super) struct Table(Mutex<BTreeMap<SandboxId, Facts>>);
+
+impl Table {
+    fn facts(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Facts>> {
+        // Whoever panicked here did so between two whole steps.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn insert(&self, sandbox: SandboxId, facts: Facts) {
+        self.facts().insert(sandbox, facts);
+    }
+
+    pub(super) fn remove(&self, sandbox: SandboxId) {
+        self.facts().remove(&sandbox);
+    }
+
+    pub(super) fn of(&self, sandbox: SandboxId) -> Facts {
+        self.facts().get(&sandbox).cloned().unwrap_or_default()
+    }
+
+    /// Whose a sandbox is. What came another way is everybody's on a node without accounts.
+    pub(super) fn tenant(&self, sandbox: SandboxId) -> Tenant {
+        let known = self.facts().get(&sandbox).and_then(|facts| facts.tenant.clone());
+        known.unwrap_or_else(Tenant::local)
+    }
+
+    /// The tenants that made something here.
+    pub(super) fn tenants(&self) -> Vec<Tenant> {
+        let facts = self.facts();
+        let known = facts.values().filter_map(|facts| facts.tenant.clone());
+        let mut all: Vec<_> = known.chain([Tenant::local()]).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Counts an execution, and says how many there were in this context.
+    pub(super) fn count(&self, sandbox: SandboxId, context: Option<&str>) -> u64 {
+        let mut facts = self.facts();
+        let executions = &mut facts.entry(sandbox).or_default().executions;
+        let count = executions.entry(context.map(str::to_owned)).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// A context begins anew, and so does its count.
+    pub(super) fn forget(&self, sandbox: SandboxId, context: Option<&str>) {
+        if let Some(facts) = self.facts().get_mut(&sandbox) {
+            facts.executions.remove(&context.map(str::to_owned));
+        }
+    }
+
+    /// The watches of a sandbox.
+    pub(super) fn watchers(&self, sandbox: SandboxId) -> Arc<Watchers> {
+        Arc::clone(&self.facts().entry(sandbox).or_default().watchers)
+    }
+
+    /// The sandboxes of which something is known.
+    pub(super) fn known(&self) -> Vec<SandboxId> {
+        self.facts().keys().copied().collect()
+    }
+}
