@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use sandpit_messages::id::SandboxId;
+use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +14,7 @@ use super::Cloud;
 use super::http::{Answer, ask, json};
 use super::known::{Remote, Token};
 use super::wire::control::{NewSandbox, Sandbox, SandboxDetail, SandboxMetric, SandboxState};
-use super::wire::header;
+use super::wire::{ENVD_PORT, header};
 use crate::ProviderError;
 use crate::provider::{CreateRequest, Created, Destroyed, Lease, Sample, SandboxInfo};
 
@@ -407,8 +408,7 @@ impl Cloud {
         self.done(sandbox, &answer)?;
         let metrics: Vec<SandboxMetric> = answer.read()?;
         let Some(last) = metrics.last() else {
-            let why = "the cloud has not measured it yet".to_owned();
-            return Err(ProviderError::Failed { why, maybe_done: false });
+            return self.look_inside(sandbox).await;
         };
         Ok(Sample {
             cpu: used(&metrics),
@@ -423,6 +423,40 @@ impl Cloud {
             source: "cloud",
         })
     }
+
+    /// What a sandbox says of itself, before the cloud has measured it.
+    async fn look_inside(&self, sandbox: SandboxId) -> Result<Sample, ProviderError> {
+        let remote = self.open(sandbox).await?;
+        let answer = ask(self.data(&remote, ENVD_PORT, Method::GET, "/metrics")).await?;
+        if !answer.is_success() {
+            return Err(self.noted(sandbox, answer.fault(Some(sandbox))));
+        }
+        let inside: Inside = answer.read()?;
+        Ok(Sample {
+            // How much it used before nobody has written down.
+            cpu: Duration::ZERO,
+            cpu_count: inside.cpu_count,
+            memory: inside.mem_used,
+            memory_cache: inside.mem_cache,
+            memory_max: inside.mem_total,
+            disk: inside.disk_used,
+            disk_max: inside.disk_total,
+            processes: 0,
+            source: "cloud",
+        })
+    }
+}
+
+/// What `GET /metrics` of a sandbox answers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Inside {
+    cpu_count: u32,
+    mem_used: u64,
+    mem_cache: u64,
+    mem_total: u64,
+    disk_used: u64,
+    disk_total: u64,
 }
 
 /// Processor time between the first and the last measurement: shares of a processor, each taken to

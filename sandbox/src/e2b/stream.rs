@@ -38,7 +38,7 @@ impl Messages {
     /// The next message.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Piece<T>, ProviderError> {
         loop {
-            match self.decoder.next().map_err(|error| garbled(error.to_string()))? {
+            match self.decoder.pull().map_err(|error| garbled(error.to_string()))? {
                 Some(Envelope::Message(text)) => {
                     let read = serde_json::from_slice(&text);
                     let read = read.map_err(|error| garbled(error.to_string()))?;

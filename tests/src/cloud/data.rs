@@ -119,7 +119,7 @@ fn execute(world: &mut World, body: &Bytes) -> Response {
 async fn start(body: &Bytes) -> Response {
     let mut decoder = envelope::Decoder::default();
     decoder.push(body);
-    let Ok(Some(envelope::Envelope::Message(request))) = decoder.next() else {
+    let Ok(Some(envelope::Envelope::Message(request))) = decoder.pull() else {
         return said(400, &json!({ "code": "invalid_argument", "message": "no request" }));
     };
     let request: process::StartRequest = serde_json::from_slice(&request).expect("a request");

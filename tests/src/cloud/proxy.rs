@@ -34,6 +34,8 @@ pub enum Fault {
     Hole,
     /// It is done, and its answer vanishes.
     Lost,
+    /// It is done, and its answer does not come.
+    Held,
 }
 
 /// What goes wrong with all.
@@ -47,6 +49,8 @@ pub enum Weather {
     Outage,
     /// Every answer to a request that begins so is lost, the request is done.
     Losing(String),
+    /// Every answer to a request that begins so is held back, the request is done.
+    Holding(String),
 }
 
 /// The proxy. It ends with this.
@@ -73,6 +77,8 @@ pub struct Seen {
     pub requests: u64,
     /// Faults, each kind with its count.
     pub faults: std::collections::BTreeMap<Fault, u64>,
+    /// Requests that are done and whose answer is held back.
+    pub held: u64,
 }
 
 impl Proxy {
@@ -152,6 +158,7 @@ impl Shared {
             Weather::Rough(_) => None,
             Weather::Outage => Some(Fault::Reset),
             Weather::Losing(begin) => head.starts_with(&begin).then_some(Fault::Lost),
+            Weather::Holding(begin) => head.starts_with(&begin).then_some(Fault::Held),
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.requests += 1;
@@ -185,14 +192,11 @@ impl Shared {
                 return say(client, status, "", "broken").await;
             }
             Some(Fault::Hole) => {
-                let mut rest = [0; 64];
-                // Until the client gives up.
-                let gone = async { while client.read(&mut rest).await.is_ok_and(|n| n > 0) {} };
-                drop(tokio::time::timeout(HOLE_MAX, gone).await);
+                given_up(client).await;
                 return Ok(());
             }
             Some(Fault::Late) => tokio::time::sleep(self.late).await,
-            Some(Fault::Torn | Fault::Lost) | None => (),
+            Some(Fault::Torn | Fault::Lost | Fault::Held) | None => (),
         }
         let mut cloud = TcpStream::connect(self.cloud).await?;
         cloud.set_nodelay(true)?;
@@ -202,6 +206,13 @@ impl Shared {
                 let mut answer = Vec::new();
                 cloud.read_to_end(&mut answer).await?;
                 reset(client)
+            }
+            Some(Fault::Held) => {
+                let mut answer = Vec::new();
+                cloud.read_to_end(&mut answer).await?;
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).held += 1;
+                given_up(client).await;
+                Ok(())
             }
             Some(Fault::Torn) => {
                 let mut answer = Vec::new();
@@ -216,6 +227,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// Waits until the client has gone.
+async fn given_up(mut client: TcpStream) {
+    let mut rest = [0; 64];
+    let gone = async { while client.read(&mut rest).await.is_ok_and(|read| read > 0) {} };
+    // Nobody waits longer, either.
+    drop(tokio::time::timeout(HOLE_MAX, gone).await);
 }
 
 /// Closes it so that the other side notices.

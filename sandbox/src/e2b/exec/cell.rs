@@ -84,7 +84,7 @@ impl Run {
         let mut decoder = ndjson::Decoder::default();
         let mut outcome = None;
         let ended = loop {
-            match decoder.next() {
+            match decoder.pull() {
                 Ok(Some(line)) => match serde_json::from_slice(&line) {
                     Ok(Line::EndOfExecution) => {
                         break outcome.unwrap_or(Ended::cleanly(Outcome::Ok));
