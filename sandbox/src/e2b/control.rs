@@ -224,9 +224,10 @@ impl Cloud {
             remote.is_parked = false;
             remote.renewed = now;
             // The same as before, except after a restart of ours.
-            remote.token = made.envd_access_token.map(Token::new).or(remote.token.take());
-            remote.traffic = made.traffic_access_token.map(Token::new).or(remote.traffic.take());
-            remote.domain = made.domain.or(remote.domain.take());
+            remote.token = made.envd_access_token.map(Token::new).or_else(|| remote.token.take());
+            remote.traffic =
+                made.traffic_access_token.map(Token::new).or_else(|| remote.traffic.take());
+            remote.domain = made.domain.or_else(|| remote.domain.take());
             remote.is_told = true;
         });
         Ok(())
@@ -395,7 +396,7 @@ impl Cloud {
         let detail: SandboxDetail = answer.read()?;
         self.known().change(sandbox, |remote| {
             remote.token = detail.envd_access_token.map(Token::new);
-            remote.domain = detail.domain.or(remote.domain.take());
+            remote.domain = detail.domain.or_else(|| remote.domain.take());
             remote.is_told = true;
         });
         self.known().get(sandbox).ok_or(ProviderError::Gone(sandbox))

@@ -64,7 +64,9 @@ impl Why {
 
 /// Hears what is decided, with the name of the endpoint.
 #[derive(Clone)]
-pub struct Hear(Arc<dyn Fn(&str, Decision) + Send + Sync>);
+pub struct Hear(Arc<Listener>);
+
+type Listener = dyn Fn(&str, Decision) + Send + Sync;
 
 impl Hear {
     /// Calls `hear` at each decision. It must not wait.
