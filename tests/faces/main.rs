@@ -2,6 +2,7 @@
 
 mod agents;
 mod cli;
+mod clouds;
 mod compose;
 mod conformance;
 mod e2b;
