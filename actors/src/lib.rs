@@ -21,3 +21,5 @@ pub mod scaler;
 pub mod shell;
 pub mod supervise;
 pub mod swarm;
+
+pub use metrics::of_guards;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
+use sandpit_sandbox::guard::breaker::Position;
+use sandpit_sandbox::guard::decision::{Decision, Hear, class_name};
 
 /// All instruments. Labels have few values: never an id.
 #[derive(Debug)]
@@ -29,6 +31,19 @@ pub(crate) struct Metrics {
     reaper_orphans: Gauge<u64>,
     actor_restarts: Counter<u64>,
     actor_hangs: Counter<u64>,
+    provider_attempts: Counter<u64>,
+    provider_duration: Histogram<f64>,
+    retry_budget: Gauge<u64>,
+    retry_refused: Counter<u64>,
+    breaker_state: Gauge<u64>,
+    breaker_transitions: Counter<u64>,
+    failover_switches: Counter<u64>,
+    hedge_sent: Counter<u64>,
+    hedge_won: Counter<u64>,
+    throttled: Counter<u64>,
+    bulkhead_refused: Counter<u64>,
+    bulkhead_in_use: Gauge<u64>,
+    bulkhead_waiting: Gauge<u64>,
 }
 
 /// Upper bounds in seconds: local answers are below five milliseconds.
@@ -42,6 +57,11 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::of(&global::meter(
 /// The instruments of this process.
 pub(crate) fn metrics() -> &'static Metrics {
     &METRICS
+}
+
+/// Counts what the guards of endpoints decide.
+pub fn of_guards() -> Hear {
+    Hear::new(|endpoint, decision| metrics().decided(endpoint, decision))
 }
 
 fn label(key: &'static str, value: impl Into<String>) -> KeyValue {
@@ -78,6 +98,19 @@ impl Metrics {
             reaper_orphans: level("sandpit.reaper.orphans", "{sandbox}"),
             actor_restarts: count("sandpit.actor.restarts", "{restart}"),
             actor_hangs: count("sandpit.actor.hangs", "{hang}"),
+            provider_attempts: count("sandpit.provider.attempts", "{attempt}"),
+            provider_duration: seconds("sandpit.provider.duration"),
+            retry_budget: level("sandpit.retry.budget", "{token}"),
+            retry_refused: count("sandpit.retry.refused", "{retry}"),
+            breaker_state: level("sandpit.breaker.state", "1"),
+            breaker_transitions: count("sandpit.breaker.transitions", "{transition}"),
+            failover_switches: count("sandpit.failover.switches", "{switch}"),
+            hedge_sent: count("sandpit.hedge.sent", "{call}"),
+            hedge_won: count("sandpit.hedge.won", "{call}"),
+            throttled: count("sandpit.throttled", "{call}"),
+            bulkhead_refused: count("sandpit.bulkhead.refused", "{call}"),
+            bulkhead_in_use: level("sandpit.bulkhead.in_use", "{call}"),
+            bulkhead_waiting: level("sandpit.bulkhead.waiting", "{call}"),
         }
     }
 
@@ -165,6 +198,44 @@ impl Metrics {
     /// An actor was built again.
     pub(crate) fn restarted(&self, actor: &'static str) {
         self.actor_restarts.add(1, &[label("actor", actor)]);
+    }
+
+    /// What a guard decided about an endpoint.
+    fn decided(&self, endpoint: &str, decision: Decision) {
+        let of_endpoint = || label("endpoint", endpoint);
+        match decision {
+            Decision::Attempted { class, took } => {
+                let labels = [of_endpoint(), label("class", class_name(class))];
+                self.provider_attempts.add(1, &labels);
+                self.provider_duration.record(took.as_secs_f64(), &labels);
+            }
+            Decision::GivenUp { why } => {
+                let labels = [of_endpoint(), label("reason", why.as_str())];
+                self.retry_refused.add(1, &labels);
+            }
+            Decision::Breaker { position } => {
+                let state = match position {
+                    Position::Closed => 0,
+                    Position::HalfOpen => 1,
+                    Position::Open => 2,
+                };
+                self.breaker_state.record(state, &[of_endpoint()]);
+                let labels = [of_endpoint(), label("state", position.as_str())];
+                self.breaker_transitions.add(1, &labels);
+            }
+            Decision::Switched => self.failover_switches.add(1, &[of_endpoint()]),
+            Decision::Hedged => self.hedge_sent.add(1, &[of_endpoint()]),
+            Decision::HedgeWon => self.hedge_won.add(1, &[of_endpoint()]),
+            Decision::Paced { .. } => self.throttled.add(1, &[of_endpoint()]),
+            Decision::Crowded => self.bulkhead_refused.add(1, &[of_endpoint()]),
+            Decision::Levels { budget_left, in_use, waiting } => {
+                self.retry_budget.record(budget_left, &[of_endpoint()]);
+                self.bulkhead_in_use.record(in_use as u64, &[of_endpoint()]);
+                self.bulkhead_waiting.record(waiting as u64, &[of_endpoint()]);
+            }
+            // Counted as the attempt that it becomes.
+            Decision::Retried { .. } => (),
+        }
     }
 
     /// An actor did not answer a ping.

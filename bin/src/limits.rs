@@ -1,13 +1,15 @@
 //! Sections of the configuration become the limits of actors and the options of the engine. One
 //! function per section.
 
+pub(crate) mod clouds;
+
 use std::path::Path;
 
 use sandpit_actors::bus::{gate, idempotency};
 use sandpit_actors::{agent, exec, market, node, pool, reaper, scaler, supervise, swarm};
 use sandpit_config::{
-    Cgroup, Config, Folder, GateConfig, LocalConfig, ReaperConfig, Requirements, ScalerConfig,
-    SuperviseConfig, TemplateConfig,
+    Cgroup, Config, Folder, GateConfig, LocalConfig, ProviderKind, ReaperConfig, Requirements,
+    ScalerConfig, SuperviseConfig, TemplateConfig,
 };
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::fetch::Source;
@@ -52,7 +54,13 @@ pub fn supervise(config: &SuperviseConfig) -> supervise::policy::Limits {
 
 /// `[pool]`, and the stock of each template.
 pub fn pool(config: &Config) -> pool::policy::Limits {
-    let targets = config.template.iter();
+    // Nothing is kept ready of what no endpoint has.
+    let there = |name: &str| match config.provider.kind {
+        ProviderKind::Local => true,
+        ProviderKind::E2b => clouds::endpoints(config)
+            .any(|(_, endpoint)| endpoint.template_map.iter().any(|renamed| renamed.ours == name)),
+    };
+    let targets = config.template.iter().filter(|(name, _)| there(name));
     let targets = targets.map(|(name, template)| (name.clone(), template.warm_target));
     let pool = &config.pool;
     pool::policy::Limits {

@@ -1,5 +1,6 @@
 //! One node: builds what it is made of, waits, and leaves in order.
 
+mod clouds;
 pub mod embedded;
 pub mod identity;
 
@@ -18,7 +19,7 @@ use sandpit_actors::embed::{EmbedError, Embedded, Life};
 use sandpit_actors::market::Prices;
 use sandpit_actors::node::{self, Drained, Patience, Ports};
 use sandpit_actors::{entry, exec};
-use sandpit_config::{Config, MarketConfig};
+use sandpit_config::{Config, MarketConfig, ProviderKind};
 use sandpit_messages::id::NodeId;
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::local::{Launcher, LocalProvider};
@@ -54,7 +55,9 @@ pub struct Node {
     config: Config,
     endpoint: Endpoint,
     embedded: Option<Embedded>,
-    local: LocalProvider,
+    provider: Arc<dyn Provider>,
+    /// The engine, if it makes the sandboxes.
+    local: Option<LocalProvider>,
     draining: Arc<AtomicBool>,
     http: Http,
     e2b: Facade,
@@ -110,9 +113,14 @@ impl Node {
         let clock = Clock::start();
         let run = clock.both().wall.0;
         let (id, data) = (identity.node, identity.data.clone());
-        stages.step("looking at what this machine allows", None);
-        let local = local(&config, id, &data).await?;
-        let provider: Arc<dyn Provider> = Arc::new(local.clone());
+        let (provider, local): (Arc<dyn Provider>, _) = match config.provider.kind {
+            ProviderKind::Local => {
+                stages.step("looking at what this machine allows", None);
+                let local = local(&config, id, &data).await?;
+                (Arc::new(local.clone()), Some(local))
+            }
+            ProviderKind::E2b => (Arc::new(clouds::guarded(&config, id, clock)?), None),
+        };
         let embedded = match config.bus.url {
             Some(_) => None,
             None => Some(embedded::start(&config, &data, stages, clock).await.map_err(no_server)?),
@@ -129,7 +137,7 @@ impl Node {
         let records = records.map_err(|error| unusable_bus().caused_by(&error))?;
         let ports = Ports {
             bus: Arc::new(bus.clone()),
-            provider,
+            provider: Arc::clone(&provider),
             keys: Some(keys),
             records: Some(records),
             prices: prices(&config.market)?,
@@ -148,7 +156,19 @@ impl Node {
         let http = http.await.map_err(no_http)?;
         let e2b = Facade::listen(&config, &data, actors.entry.direct());
         let e2b = e2b.await.map_err(no_e2b)?;
-        let node = Self { id, data, clock, config, endpoint, embedded, local, draining, http, e2b };
+        let node = Self {
+            id,
+            data,
+            clock,
+            config,
+            endpoint,
+            embedded,
+            provider,
+            local,
+            draining,
+            http,
+            e2b,
+        };
         Ok((node, actors))
     }
 
@@ -188,8 +208,8 @@ impl Node {
     }
 
     /// Where its sandboxes are made.
-    pub fn provider(&self) -> &LocalProvider {
-        &self.local
+    pub fn provider(&self) -> &dyn Provider {
+        &*self.provider
     }
 
     /// The nats-server it started, if it did.
@@ -249,7 +269,9 @@ impl Node {
                 futures_util::future::join(drain, close).await.0
             }
         };
-        self.local.close().await;
+        if let Some(local) = self.local {
+            local.close().await;
+        }
         if let Some(embedded) = self.embedded {
             embedded.stop().await;
         }

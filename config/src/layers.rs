@@ -1,13 +1,15 @@
 //! Defaults, the operator's file, the environment, flags: the last that speaks wins.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use toml::de::DeTable;
 use toml::{Table, Value};
 
+use crate::clouds;
 use crate::fault::{Fault, Rejected, Source};
-use crate::rules::{self, RULES, Rule};
+use crate::rules::{self, FAMILIES, RULES, Rule};
 use crate::sections::Config;
 
 /// Every setting with its sentence: the manual, and the first layer.
@@ -71,7 +73,7 @@ impl Layers {
         if let Some((name, text)) = &self.file {
             reading.text(text, |line| Source::File { name: name.clone(), line });
         }
-        reading.complete_templates();
+        reading.complete_families();
         for (name, value) in &self.environment {
             reading.variable(name, value);
         }
@@ -142,7 +144,8 @@ fn shown(key: &str, value: &Value) -> String {
 #[derive(Debug, Default)]
 struct Reading {
     leaves: Leaves,
-    templates: BTreeSet<String>,
+    /// Members of each family of sections.
+    named: BTreeSet<(&'static str, String)>,
     faults: Vec<Fault>,
 }
 
@@ -176,8 +179,9 @@ impl Reading {
             let key = if path.is_empty() { word.to_owned() } else { format!("{path}.{word}") };
             match (span.get_ref().as_table(), values.get(word)) {
                 (Some(inner), Some(Value::Table(values))) if rules::is_section(&key) => {
-                    if path == "template" {
-                        self.templates.insert(word.to_owned());
+                    let family = FAMILIES.iter().find(|(family, _)| *family == path);
+                    if let Some((family, _)) = family {
+                        self.named.insert((family, word.to_owned()));
                     }
                     self.table(&key, inner, values, at);
                 }
@@ -188,14 +192,16 @@ impl Reading {
         }
     }
 
-    /// What a template leaves out is as in `base`.
-    fn complete_templates(&mut self) {
-        for name in &self.templates {
+    /// What a template leaves out is as in `base`, and what an endpoint does as in `e2b`.
+    fn complete_families(&mut self) {
+        for (family, name) in &self.named {
+            let first = FAMILIES.iter().find(|(known, _)| known == family);
+            let first = first.map_or("", |(_, first)| first);
             for (pattern, _) in RULES {
-                let Some(field) = pattern.strip_prefix("template.*.") else { continue };
-                let like = self.leaves.get(&format!("template.base.{field}")).cloned();
+                let Some(field) = pattern.strip_prefix(&format!("{family}.*.")) else { continue };
+                let like = self.leaves.get(&format!("{family}.{first}.{field}")).cloned();
                 if let Some(like) = like {
-                    self.leaves.entry(format!("template.{name}.{field}")).or_insert(like);
+                    self.leaves.entry(format!("{family}.{name}.{field}")).or_insert(like);
                 }
             }
         }
@@ -263,24 +269,40 @@ impl Reading {
         }
     }
 
-    /// Settings of a template exist where a file names the template.
+    /// Settings of a template, or of an endpoint, exist where a file names it.
     fn is_known(&self, key: &str) -> bool {
-        let template = key.strip_prefix("template.").and_then(|rest| rest.split('.').next());
-        template.is_none_or(|name| self.templates.contains(name))
+        rules::member_of(key)
+            .is_none_or(|(family, name, _)| self.named.contains(&(family, name.to_owned())))
+    }
+
+    /// The members of a family.
+    fn members(&self, family: &str) -> Vec<String> {
+        let members = self.named.iter().filter(|(known, _)| *known == family);
+        members.map(|(_, name)| name.clone()).collect()
     }
 
     fn contradictions(&mut self) {
         const ORDERED: &[(&str, &str)] = &[
             ("supervise.pause_min_ms", "supervise.pause_max_ms"),
             ("pool.total_max", "provider.local.sandboxes_max"),
+            ("provider.guard.retry_base_ms", "provider.guard.retry_cap_ms"),
+            ("provider.guard.breaker_calls_min", "provider.guard.breaker_calls"),
+            ("provider.guard.breaker_open_min_s", "provider.guard.breaker_open_max_s"),
+            ("provider.guard.create_slow_s", "provider.guard.create_max_s"),
+            ("provider.guard.create_max_s", "provider.guard.call_max_s"),
+            ("provider.guard.attempt_max_s", "provider.guard.call_max_s"),
         ];
         for (small, large) in ORDERED {
             if self.number(small) > self.number(large) {
                 self.contradict(small, "more than", large);
             }
         }
-        let targets: Vec<_> =
-            self.templates.iter().map(|name| format!("template.{name}.warm_target")).collect();
+        self.clouds();
+        let targets: Vec<_> = self
+            .members("template")
+            .iter()
+            .map(|name| format!("template.{name}.warm_target"))
+            .collect();
         let wanted: f64 = targets.iter().map(|key| self.number(key)).sum();
         if wanted > self.number("pool.total_max") {
             let by_size = |a: &&String, b: &&String| self.number(a).total_cmp(&self.number(b));
@@ -296,6 +318,45 @@ impl Reading {
                 "bus.allow_plaintext",
             );
         }
+    }
+
+    /// What of the endpoints cannot be.
+    fn clouds(&mut self) {
+        const AT_ONCE: RangeInclusive<f64> = 5.0..=10.0;
+        let at_once = "provider.guard.creations_at_once";
+        let unusual = "provider.guard.allow_unusual";
+        if !AT_ONCE.contains(&self.number(at_once)) && !self.flag_of(unusual) {
+            self.contradict(at_once, "outside of 5 to 10, against", unusual);
+        }
+        let members = self.members("provider.endpoint");
+        let order = self.leaves["provider.order"].value.clone();
+        let order = order.as_array().cloned().unwrap_or_default();
+        let named = order.iter().filter_map(Value::as_str);
+        if let Some(unknown) = named.clone().find(|name| !members.iter().any(|it| it == name)) {
+            let at = self.leaves["provider.order"].source.clone();
+            let nearest = rules::nearest(unknown, members.iter().map(String::as_str));
+            let key = format!("provider.endpoint.{unknown}");
+            let nearest = nearest.map(|name| format!("provider.endpoint.{name}"));
+            self.faults.push(Fault::Unknown { at, key, nearest });
+        }
+        for name in members {
+            let key = |field: &str| format!("provider.endpoint.{name}.{field}");
+            for url in [key("api_url"), key("sandbox_url")] {
+                let text = self.leaves[&url].value.as_str().unwrap_or_default().to_owned();
+                if !self.flag_of(&key("allow_plaintext")) && !clouds::stays_private(&text) {
+                    let other = key("allow_plaintext");
+                    self.contradict(&url, "plain text to another machine, against", &other);
+                }
+            }
+            let plan = self.leaves[&key("plan")].value.as_str().unwrap_or_default().to_owned();
+            if plan == "hobby" && self.number(&key("lifetime_s")) > clouds::HOBBY_LIFETIME_MAX_S {
+                self.contradict(&key("lifetime_s"), "more than the 3600 of", &key("plan"));
+            }
+        }
+    }
+
+    fn flag_of(&self, key: &str) -> bool {
+        self.leaves.get(key).is_some_and(|leaf| leaf.value == Value::Boolean(true))
     }
 
     fn number(&self, key: &str) -> f64 {

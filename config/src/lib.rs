@@ -4,6 +4,7 @@
 //! [`Layers`].
 #![forbid(unsafe_code)]
 
+mod clouds;
 mod fault;
 mod layers;
 pub mod prices;
@@ -11,11 +12,14 @@ mod rules;
 mod sections;
 mod units;
 
+pub use clouds::{
+    EndpointConfig, GuardConfig, PauseReady, PlanConfig, ProviderConfig, ProviderKind, Renamed,
+};
 pub use fault::{Fault, Rejected, Source};
 pub use layers::{DEFAULT, Layers, Loaded, Setting};
 pub use sections::{
     AgentConfig, BusConfig, CacheConfig, Cgroup, Config, DataConfig, DrainConfig, E2bConfig,
     ExecConfig, Folder, GateConfig, HttpConfig, LocalConfig, LogFormat, MarketConfig, PaperConfig,
-    PoolConfig, ProviderConfig, ReaperConfig, Requirements, ScalerConfig, SuperviseConfig,
-    TelemetryConfig, TemplateConfig,
+    PoolConfig, ReaperConfig, Requirements, ScalerConfig, SuperviseConfig, TelemetryConfig,
+    TemplateConfig,
 };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use toml::Value;
 
+use crate::clouds::Renamed;
 use crate::sections::Folder;
 
 /// What a value must be.
@@ -29,9 +30,15 @@ pub(crate) enum Rule {
     Texts,
     /// A list of `name=/folder`.
     Folders,
+    /// A list of `name=name`.
+    Names,
 }
 
-use Rule::{Address, Endpoint, Flag, Folders, Number, OneOf, Servers, Text, Texts, Whole};
+use Rule::{Address, Endpoint, Flag, Folders, Names, Number, OneOf, Servers, Text, Texts, Whole};
+
+/// Sections of which there may be many: where they stand, and which one says what the others leave
+/// out.
+pub(crate) const FAMILIES: &[(&str, &str)] = &[("template", "base"), ("provider.endpoint", "e2b")];
 
 /// Every setting.
 pub(crate) const RULES: &[(&str, Rule)] = &[
@@ -80,6 +87,47 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("scaler.instances_max", Whole(1, 10_000)),
     ("scaler.deployments_max", Whole(1, 10_000)),
     ("scaler.drain_max_s", Number(0.0, 600.0)),
+    ("provider.kind", OneOf(&["local", "e2b"])),
+    ("provider.order", Texts),
+    ("provider.guard.retries_max", Whole(0, 10)),
+    ("provider.guard.attempts_max", Whole(1, 20)),
+    ("provider.guard.retry_base_ms", Whole(1, 60_000)),
+    ("provider.guard.retry_cap_ms", Whole(1, 600_000)),
+    ("provider.guard.budget_percent", Whole(0, 100)),
+    ("provider.guard.budget_floor", Whole(0, 1_000)),
+    ("provider.guard.breaker_calls", Whole(1, 1_000)),
+    ("provider.guard.breaker_calls_min", Whole(1, 1_000)),
+    ("provider.guard.breaker_age_max_s", Number(1.0, 3_600.0)),
+    ("provider.guard.breaker_failed_percent", Whole(1, 99)),
+    ("provider.guard.breaker_open_min_s", Number(0.1, 3_600.0)),
+    ("provider.guard.breaker_open_max_s", Number(0.1, 3_600.0)),
+    ("provider.guard.breaker_probes", Whole(1, 100)),
+    ("provider.guard.creations_at_once", Whole(1, 256)),
+    ("provider.guard.allow_unusual", Flag),
+    ("provider.guard.waiting_max", Whole(0, 65_536)),
+    ("provider.guard.hedge_percent", Whole(0, 50)),
+    ("provider.guard.create_max_s", Number(0.1, 600.0)),
+    ("provider.guard.create_slow_s", Number(0.1, 600.0)),
+    ("provider.guard.look_max_s", Number(0.1, 60.0)),
+    ("provider.guard.attempt_max_s", Number(0.1, 600.0)),
+    ("provider.guard.call_max_s", Number(0.1, 600.0)),
+    ("provider.guard.return_after_s", Number(0.0, 3_600.0)),
+    ("provider.guard.full_for_s", Number(0.1, 3_600.0)),
+    ("provider.endpoint.*.api_url", Endpoint),
+    ("provider.endpoint.*.sandbox_url", Endpoint),
+    ("provider.endpoint.*.domain", Text),
+    ("provider.endpoint.*.key_env", Text),
+    ("provider.endpoint.*.key_file", Text),
+    ("provider.endpoint.*.allow_plaintext", Flag),
+    ("provider.endpoint.*.plan", OneOf(&["auto", "hobby", "pro", "custom"])),
+    ("provider.endpoint.*.sandboxes_max", Whole(0, 10_000)),
+    ("provider.endpoint.*.pause_ready", OneOf(&["auto", "always", "never"])),
+    ("provider.endpoint.*.template_map", Names),
+    ("provider.endpoint.*.memory_mb", Whole(128, 65_536)),
+    ("provider.endpoint.*.cpu_count", Whole(1, 64)),
+    ("provider.endpoint.*.lifetime_s", Number(15.0, 86_400.0)),
+    ("provider.endpoint.*.internet", Flag),
+    ("provider.endpoint.*.connect_max_s", Number(0.1, 60.0)),
     ("provider.local.python", Text),
     ("provider.local.uid_base", Whole(65_536, 4_000_000_000)),
     ("provider.local.cgroup", OneOf(&["auto", "none"])),
@@ -125,15 +173,24 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("drain.executions_max_s", Number(0.0, 3_600.0)),
 ];
 
-/// The rule of a setting; `None` if there is no such setting. `template.<name>` takes any name
-/// that [`is_template`].
+/// The rule of a setting; `None` if there is no such setting. `template.<name>` and
+/// `provider.endpoint.<name>` take any name that [`is_template`].
 pub(crate) fn rule_of(key: &str) -> Option<Rule> {
-    let pattern = match key.strip_prefix("template.").and_then(|rest| rest.split_once('.')) {
-        Some((name, field)) if is_template(name) => format!("template.*.{field}"),
+    let pattern = match member_of(key) {
+        Some((family, name, field)) if is_template(name) => format!("{family}.*.{field}"),
         Some(_) => return None,
         None => key.to_owned(),
     };
     RULES.iter().find(|(known, _)| *known == pattern).map(|(_, rule)| *rule)
+}
+
+/// The family, the name and the setting of a key like `template.base.packages`.
+pub(crate) fn member_of(key: &str) -> Option<(&'static str, &str, &str)> {
+    FAMILIES.iter().find_map(|(family, _)| {
+        let rest = key.strip_prefix(family)?.strip_prefix('.')?;
+        let (name, field) = rest.split_once('.')?;
+        Some((*family, name, field))
+    })
 }
 
 /// Whether a dotted name is a section, or the start of one.
@@ -177,8 +234,13 @@ impl Rule {
                 let fine = |item: &Value| item.as_str().is_some_and(|t| Folder::read(t).is_some());
                 items.iter().all(fine)
             }
+            (Names, Value::Array(items)) => {
+                let fine = |item: &Value| item.as_str().is_some_and(|t| Renamed::read(t).is_some());
+                items.iter().all(fine)
+            }
             (
-                Whole(..) | Flag | Text | OneOf(_) | Address | Servers | Endpoint | Texts | Folders,
+                Whole(..) | Flag | Text | OneOf(_) | Address | Servers | Endpoint | Texts | Folders
+                | Names,
                 _,
             ) => false,
         }
@@ -199,6 +261,9 @@ impl Rule {
             Folders => "a list of names and absolute folders, as in [\"market=/srv/prices\"]; \
                         names are a-z, 0-9, _ and -"
                 .to_owned(),
+            Names => "a list of our names of templates and theirs, as in \
+                      [\"python=code-interpreter-v1\"]"
+                .to_owned(),
         }
     }
 
@@ -211,7 +276,7 @@ impl Rule {
             Whole(..) => trimmed.parse().map_or_else(|_| as_text(), Value::Integer),
             Number(..) => trimmed.parse().map_or_else(|_| as_text(), Value::Float),
             Flag => trimmed.parse().map_or_else(|_| as_text(), Value::Boolean),
-            Texts | Folders => {
+            Texts | Folders | Names => {
                 let items = trimmed.split(',').map(str::trim).filter(|item| !item.is_empty());
                 Value::Array(items.map(|item| Value::String(item.to_owned())).collect())
             }

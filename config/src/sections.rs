@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::clouds::ProviderConfig;
 use crate::units::{kib, mib, millis, seconds, unless_empty};
 
 /// The whole configuration, valid.
@@ -238,14 +239,6 @@ pub struct AgentConfig {
     /// For how long one that ended can be looked at.
     #[serde(rename = "ended_kept_s", deserialize_with = "seconds")]
     pub ended_kept: Duration,
-}
-
-/// Where code runs.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProviderConfig {
-    /// `[provider.local]`.
-    pub local: LocalConfig,
 }
 
 /// The embedded engine.

@@ -74,6 +74,48 @@ pub struct Reaped {
     pub orphaned: u64,
 }
 
+/// An endpoint where sandboxes are made, and what guards it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub struct EndpointStock {
+    /// Its name.
+    pub endpoint: String,
+    /// `closed`: every call is let through; `half-open`: one at a time; `open`: none.
+    pub breaker: String,
+    /// Whether new sandboxes go there.
+    pub current: bool,
+    /// Whether it said that it has no room.
+    pub full: bool,
+    /// Whether it does not accept our key.
+    pub locked: bool,
+    /// Sandboxes there that are known.
+    pub sandboxes: u32,
+    /// Sandboxes that may be there after an answer was lost, and are being destroyed.
+    pub doubtful: u32,
+    /// Creations under way.
+    pub creating: u32,
+    /// Creations that wait for a place.
+    pub waiting: u32,
+    /// Retries that its budget still allows.
+    pub budget_left: u64,
+    /// Calls, however often each was made.
+    pub calls: u64,
+    /// Attempts of all calls.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Attempts that repeated another one.
+    pub retries: u64,
+    /// Retries that the budget did not allow.
+    pub retries_refused: u64,
+    /// Second questions beside a slow first one.
+    pub hedges: u64,
+    /// Attempts refused for coming too often.
+    pub throttled: u64,
+    /// Times that its breaker opened.
+    pub openings: u64,
+}
+
 /// What is ready, and what is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PoolStatus {
@@ -87,6 +129,9 @@ pub struct PoolStatus {
     pub cache: CacheStock,
     /// The reaper.
     pub reaper: Reaped,
+    /// The endpoints where sandboxes are made, in order; none where they are made on the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<EndpointStock>,
 }
 
 impl Request for GetPool {

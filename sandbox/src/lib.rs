@@ -3,6 +3,7 @@
 pub mod e2b;
 pub mod fake;
 pub mod fetch;
+pub mod guard;
 #[cfg(target_os = "linux")]
 pub mod local;
 pub mod provider;

@@ -18,6 +18,7 @@ pub mod files;
 mod layer;
 pub mod processes;
 
+use crate::guard::decision::EndpointState;
 use contexts::{ContextId, Contexts, Shown};
 pub use error::{Class, ProviderError};
 use files::Files;
@@ -161,6 +162,11 @@ pub trait Provider: fmt::Debug + Send + Sync + 'static {
 
     /// What a sandbox uses now.
     async fn sample(&self, sandbox: SandboxId) -> Result<Sample, ProviderError>;
+
+    /// How the endpoints stand that it makes sandboxes at, in order; none if it makes them itself.
+    fn endpoints(&self) -> Vec<EndpointState> {
+        Vec::new()
+    }
 
     /// Sandboxes that ended without being asked to. A hint: who must know lists.
     fn endings(&self) -> broadcast::Receiver<Ending>;

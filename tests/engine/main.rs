@@ -20,6 +20,7 @@
 //! that is root.
 
 mod as_user;
+mod contract;
 mod doctor;
 mod ends;
 mod fleet;

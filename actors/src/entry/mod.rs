@@ -29,7 +29,7 @@ use sandpit_messages::exec::{Cancel, Cancelled, Exec, Executed};
 use sandpit_messages::health::GetHealth;
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::market::{GetBars, StartReplay};
-use sandpit_messages::pool::{CacheStock, GetPool, PoolStatus, Reaped, Stock};
+use sandpit_messages::pool::{CacheStock, EndpointStock, GetPool, PoolStatus, Reaped, Stock};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::sandbox::{
     Create, Created, Ended, GetStatus, List, Listed, Listing, ResourceUsage, Resources,
@@ -40,6 +40,7 @@ use sandpit_messages::template::{Export, TemplateGet, TemplateImport, TemplateLi
 use sandpit_messages::time::{Moment, Now, WallTime};
 use sandpit_messages::tool::Tool;
 use sandpit_sandbox::Provider;
+use sandpit_sandbox::guard::decision::EndpointState;
 use sandpit_sandbox::provider;
 use schemars::JsonSchema;
 pub use service::service;
@@ -432,7 +433,32 @@ impl Entry {
                 idle: view.swept.idle,
                 orphaned: reaped.orphaned,
             },
+            endpoints: self.ports.provider.endpoints().into_iter().map(endpoint).collect(),
         })
+    }
+}
+
+fn endpoint(state: EndpointState) -> EndpointStock {
+    let counts = state.counts;
+    EndpointStock {
+        endpoint: state.name,
+        breaker: state.breaker.to_owned(),
+        current: state.is_current,
+        full: state.is_full,
+        locked: state.is_locked,
+        sandboxes: count(state.sandboxes),
+        doubtful: count(state.doubtful),
+        creating: count(state.in_use),
+        waiting: count(state.waiting),
+        budget_left: state.budget_left,
+        calls: counts.calls,
+        attempts: counts.attempts,
+        failed: counts.failed,
+        retries: counts.retries,
+        retries_refused: counts.refused,
+        hedges: counts.hedges,
+        throttled: counts.throttled,
+        openings: counts.openings,
     }
 }
 

@@ -8,7 +8,6 @@ use sandpit_messages::exec::Exec;
 use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::sandbox::{Create, Terminate};
 use sandpit_sandbox::Provider;
-use sandpit_sandbox::local::LocalProvider;
 use sandpit_sandbox::provider::{ExecEvent, ExecRequest, Outcome, Work};
 
 use super::bus::{Answering, ask_raw, raw_client};
@@ -121,7 +120,7 @@ async fn over(
 
 /// Inside the engine, from the request to its end.
 pub(super) async fn direct(
-    provider: &LocalProvider,
+    provider: &dyn Provider,
     sandbox: SandboxId,
     clock: Clock,
     code: &str,
@@ -134,7 +133,7 @@ pub(super) async fn direct(
 }
 
 async fn direct_of(
-    provider: &LocalProvider,
+    provider: &dyn Provider,
     sandbox: SandboxId,
     clock: Clock,
 ) -> Result<Times, BenchError> {
@@ -147,7 +146,7 @@ async fn direct_of(
 
 /// One execution.
 pub(super) async fn once(
-    provider: &LocalProvider,
+    provider: &dyn Provider,
     sandbox: SandboxId,
     clock: Clock,
     code: &str,

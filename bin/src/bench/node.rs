@@ -9,7 +9,6 @@ use sandpit_actors::bus::nats::{Credentials, NatsBus};
 use sandpit_actors::clock::Clock;
 use sandpit_config::Config;
 use sandpit_messages::pool::{GetPool, Stock};
-use sandpit_sandbox::Provider;
 use tokio::sync::oneshot;
 
 use super::{Bench, BenchError};

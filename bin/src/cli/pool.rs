@@ -59,4 +59,47 @@ fn print(pool: &PoolStatus) {
         reaper.idle,
         reaper.orphaned,
     ));
+    if !pool.endpoints.is_empty() {
+        out::line("");
+        endpoints(pool);
+    }
+}
+
+fn endpoints(pool: &PoolStatus) {
+    let rows = pool.endpoints.iter().map(|endpoint| {
+        let states = [
+            (endpoint.current, "current"),
+            (endpoint.full, "full"),
+            (endpoint.locked, "refuses our key"),
+        ];
+        let states = states.iter().filter(|(holds, _)| *holds).map(|(_, word)| *word);
+        let numbers = [
+            u64::from(endpoint.sandboxes),
+            u64::from(endpoint.doubtful),
+            endpoint.calls,
+            endpoint.attempts,
+            endpoint.failed,
+            endpoint.retries_refused,
+            endpoint.budget_left,
+            endpoint.openings,
+        ];
+        let mut row = vec![endpoint.endpoint.clone(), endpoint.breaker.clone()];
+        row.push(states.collect::<Vec<_>>().join(", "));
+        row.extend(numbers.map(|number| number.to_string()));
+        <[String; 11]>::try_from(row).expect("three words and eight numbers")
+    });
+    let header = [
+        "endpoint",
+        "breaker",
+        "state",
+        "sandboxes",
+        "doubtful",
+        "calls",
+        "attempts",
+        "failed",
+        "not retried",
+        "budget left",
+        "openings",
+    ];
+    out::table(header, rows);
 }

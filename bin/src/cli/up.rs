@@ -8,7 +8,6 @@ use super::out::{self, Out};
 use super::progress::Stages;
 use crate::node::{self, Node};
 use crate::settings::{self, SettingFlags};
-use sandpit_sandbox::Provider;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -9,7 +9,6 @@ use sandpit_actors::clock::Clock;
 use sandpit_config::prices::PriceBook;
 use sandpit_config::{Config, Folder, LogFormat};
 use sandpit_messages::time::Moment;
-use sandpit_sandbox::Provider as _;
 
 use super::agent::TEMPLATE;
 use super::leftovers::{Leftovers, Watch};

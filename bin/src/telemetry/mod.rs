@@ -78,6 +78,8 @@ impl Telemetry {
     /// # Errors
     /// [`TelemetryError`]
     pub fn begin(config: &TelemetryConfig, role: Role<'_>) -> Result<Self, TelemetryError> {
+        // The exporter's client asks for TLS and brings none. Whoever was first is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let resource = resource(role);
         global::set_text_map_propagator(TraceContextPropagator::new());
         let registry = Registry::new();

@@ -60,6 +60,19 @@ pub const METRICS: &[Metric] = &[
     metric("sandpit.reaper.orphans", Kind::Gauge, "{sandbox}", &[]),
     metric("sandpit.actor.restarts", Kind::Counter, "{restart}", &["actor"]),
     metric("sandpit.actor.hangs", Kind::Counter, "{hang}", &["actor"]),
+    metric("sandpit.provider.attempts", Kind::Counter, "{attempt}", &["endpoint", "class"]),
+    metric("sandpit.provider.duration", Kind::Histogram, "s", &["endpoint", "class"]),
+    metric("sandpit.retry.budget", Kind::Gauge, "{token}", &["endpoint"]),
+    metric("sandpit.retry.refused", Kind::Counter, "{retry}", &["endpoint", "reason"]),
+    metric("sandpit.breaker.state", Kind::Gauge, "1", &["endpoint"]),
+    metric("sandpit.breaker.transitions", Kind::Counter, "{transition}", &["endpoint", "state"]),
+    metric("sandpit.failover.switches", Kind::Counter, "{switch}", &["endpoint"]),
+    metric("sandpit.hedge.sent", Kind::Counter, "{call}", &["endpoint"]),
+    metric("sandpit.hedge.won", Kind::Counter, "{call}", &["endpoint"]),
+    metric("sandpit.throttled", Kind::Counter, "{call}", &["endpoint"]),
+    metric("sandpit.bulkhead.refused", Kind::Counter, "{call}", &["endpoint"]),
+    metric("sandpit.bulkhead.in_use", Kind::Gauge, "{call}", &["endpoint"]),
+    metric("sandpit.bulkhead.waiting", Kind::Gauge, "{call}", &["endpoint"]),
 ];
 
 #[cfg(test)]
@@ -110,7 +123,10 @@ mod tests {
 
     #[test]
     fn no_label_names_a_sandbox_an_execution_or_an_agent() {
-        let allowed = ["template", "provider", "actor", "verb", "result", "reason", "state"];
+        let allowed = [
+            "template", "provider", "endpoint", "class", "actor", "verb", "result", "reason",
+            "state",
+        ];
         for metric in METRICS {
             for label in metric.labels {
                 assert!(allowed.contains(label), "{}: {label}", metric.name);

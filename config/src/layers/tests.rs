@@ -35,7 +35,8 @@ fn every_setting_has_a_rule_and_every_rule_a_setting() {
     let others = ["code-interpreter-v1", "nodejs", "python", "trading"]
         .map(|name| format!("template.{name}."));
     known.retain(|key| !others.iter().any(|other| key.starts_with(other.as_str())));
-    let rules = RULES.iter().map(|(key, _)| key.replace('*', "base"));
+    let rules =
+        RULES.iter().map(|(key, _)| key.replace("endpoint.*", "endpoint.e2b").replace('*', "base"));
     let mut rules: Vec<_> = rules.collect();
     rules.sort();
     assert_eq!(known, rules);

@@ -2,4 +2,5 @@
 #![expect(clippy::unwrap_used, reason = "a broken promise ends the test that runs it")]
 
 pub mod bus;
+mod faces;
 pub mod provider;

@@ -11,6 +11,8 @@ use sandpit_sandbox::provider::{
 };
 use sandpit_sandbox::{Provider, ProviderError};
 
+use super::faces;
+
 /// Longest wait for anything a provider owes. A hang is a failure, not a slow test.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -35,6 +37,10 @@ async fn keeps(provider: &dyn Provider, template: &str) {
 
     provider.adopt(one, Lease::default()).await.expect("a ready sandbox can be given away");
     executions(provider, one).await;
+    faces::files(provider, one).await;
+    faces::processes(provider, one).await;
+    faces::contexts(provider, one).await;
+    faces::pausing(provider, one, request(7, Work::Line("exit 0".to_owned()))).await;
     let sample = provider.sample(one).await.expect("a sandbox can be looked at");
     assert!(!sample.source.is_empty());
 
@@ -91,6 +97,12 @@ async fn gone(provider: &dyn Provider, sandbox: SandboxId) {
     assert!(is_gone(provider.sample(sandbox).await.err()));
     let ran = provider.exec(sandbox, request(6, Work::Line("exit 0".to_owned()))).await;
     assert!(is_gone(ran.err()), "nothing runs where nothing is");
+}
+
+/// Runs something that ends well.
+pub(super) async fn ends(provider: &dyn Provider, sandbox: SandboxId, request: ExecRequest) {
+    let stream = provider.exec(sandbox, request).await.expect("it begins");
+    assert_eq!(end_of(stream).await.1.outcome, Outcome::Exit(0));
 }
 
 const HALF: Duration = Duration::from_millis(500);

@@ -17,6 +17,7 @@ pub mod signature;
 #[cfg(test)]
 mod tests;
 mod time;
+pub mod words;
 
 pub use proto::Base64;
 pub use time::{NotATime, Timestamp};

@@ -1,0 +1,152 @@
+//! A new sandbox: at the first endpoint that makes one.
+
+use std::sync::Arc;
+
+use sandpit_messages::id::SandboxId;
+use sandpit_messages::time::Moment;
+
+use super::Terms;
+use super::decision::Decision;
+use super::guarded::{Inner, Verb};
+use super::retry::{Attempts, Next, Repeat};
+use crate::ProviderError;
+use crate::provider::{CreateRequest, Created};
+
+/// A creation that was asked of an endpoint. Unless it is told that nothing was made there, what
+/// may have been made is looked for and destroyed.
+struct Doubt<'a> {
+    inner: &'a Inner,
+    at: usize,
+    sandbox: SandboxId,
+    is_open: bool,
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.inner.shared().doubts.insert((self.at, self.sandbox));
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn create(&self, request: CreateRequest) -> Result<Created, ProviderError> {
+        let CreateRequest { sandbox, template } = &request;
+        let knows = |at: usize| self.providers[at].resolve(template).is_some();
+        if !(0..self.gates.len()).any(knows) {
+            return Err(ProviderError::NoSuchTemplate { name: template.clone() });
+        }
+        let owner = self.shared().owners.get(sandbox).copied();
+        let deadline = self.deadline(owner.unwrap_or_default());
+        let mut attempts = None;
+        loop {
+            let asked: Vec<_> = match owner {
+                Some(owner) => vec![owner],
+                None => self.order().into_iter().filter(|at| knows(*at)).collect(),
+            };
+            let mut last = None;
+            for (nth, at) in asked.iter().copied().enumerate() {
+                if !self.has_room(at) {
+                    last = Some(ProviderError::Quota { what: "sandboxes of the plan".to_owned() });
+                    continue;
+                }
+                let can_move = nth + 1 < asked.len();
+                let limits = self.gates[at].limits.retry;
+                let attempts = attempts.get_or_insert_with(|| {
+                    Attempts::new(limits, Repeat::Harmless, deadline, can_move)
+                });
+                attempts.moved(can_move);
+                match self.create_at(at, &request, attempts, deadline).await {
+                    (Ok(created), _) => return Ok(created),
+                    (Err(error), Next::Elsewhere(_)) => last = Some(error),
+                    (Err(error), Next::Again(_) | Next::Stop(_)) => return Err(error),
+                }
+            }
+            // Every endpoint is left alone, or was asked in vain: the first that may be tried
+            // again is waited for, if there is time.
+            let now = self.time.now();
+            let tries = self.gates.iter().filter_map(|gate| gate.state().breaker.next_try());
+            let next = tries.min().filter(|_| asked.is_empty());
+            match (last, next) {
+                (None, Some(next)) if next < deadline => {
+                    // Whoever looks after the endpoints tries it; this waits for what comes of it.
+                    let step = self.gates[0].limits.breaker.open_min / 10;
+                    tokio::time::sleep(next.since(now).max(step)).await;
+                }
+                (Some(error), _) => return Err(error),
+                (None, _) => {
+                    let why = "no endpoint can be asked now".to_owned();
+                    return Err(ProviderError::Failed { why, maybe_done: false });
+                }
+            }
+        }
+    }
+
+    /// The endpoints that may be asked for a new sandbox, best first.
+    fn order(&self) -> Vec<usize> {
+        let closed: Vec<_> = self.gates.iter().map(super::gate::Gate::closed_since).collect();
+        let now = self.time.now();
+        let (before, after, order) = {
+            let routes = &mut self.shared().routes;
+            let before = routes.current();
+            let order = routes.order(now, &closed);
+            (before, routes.current(), order)
+        };
+        if before != after {
+            let (from, to) = (&self.gates[before].name, &self.gates[after].name);
+            tracing::warn!(from, to, "new sandboxes go to another endpoint");
+            self.gates[after].tell(Decision::Switched);
+        }
+        order
+    }
+
+    fn has_room(&self, at: usize) -> bool {
+        let Some(most) = self.gates[at].limits.sandboxes_max else { return true };
+        self.shared().owners.values().filter(|owner| **owner == at).count() < most
+    }
+
+    /// Asks one endpoint for it, as often as that makes sense.
+    async fn create_at(
+        &self,
+        at: usize,
+        request: &CreateRequest,
+        attempts: &mut Attempts,
+        deadline: Moment,
+    ) -> (Result<Created, ProviderError>, Next) {
+        let gate = &self.gates[at];
+        let place = gate.place(Terms::current().urgency, deadline).await;
+        let _place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                let next = self.failed(at, attempts, &error);
+                return (Err(error), next);
+            }
+        };
+        self.begin(at);
+        let sandbox = request.sandbox;
+        let mut doubt = Doubt { inner: self, at, sandbox, is_open: false };
+        let call = |provider: Arc<dyn crate::Provider>| {
+            let request = request.clone();
+            async move { provider.create(request).await }
+        };
+        loop {
+            let was_open = std::mem::replace(&mut doubt.is_open, true);
+            let ended = self.attempt(at, Verb::Create, attempts, deadline, &call).await;
+            let error = match ended {
+                Ok(created) => {
+                    doubt.is_open = false;
+                    let mut shared = self.shared();
+                    shared.doubts.remove(&(at, sandbox));
+                    shared.owners.insert(sandbox, at);
+                    return (Ok(created), Next::Again(std::time::Duration::ZERO));
+                }
+                Err(error) => error,
+            };
+            doubt.is_open = was_open || error.maybe_done();
+            match self.failed(at, attempts, &error) {
+                Next::Again(pause) => tokio::time::sleep(pause).await,
+                next => return (Err(error), next),
+            }
+        }
+    }
+}
