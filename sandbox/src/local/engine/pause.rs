@@ -24,7 +24,11 @@ use crate::provider::{Pausing, ProviderError};
 /// a process is stuck in the kernel.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// From one look at whether it does to the next.
+/// Looks at whether it does without a break: mostly it does by then, and the shortest break is
+/// longer than all of them.
+const FIRST_LOOKS: u32 = 64;
+
+/// From one look to the next after that.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Whether one sandbox is paused, and its clock.
@@ -165,8 +169,10 @@ impl Engine {
     async fn stand_still(&self, sandbox: &Arc<Sandbox>) -> io::Result<()> {
         let skeleton = &sandbox.skeleton;
         let by = match off_thread(skeleton, Skeleton::freeze).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => By::Group,
             Err(error) if error.kind() == io::ErrorKind::Unsupported => By::Init,
-            frozen => frozen.map(|()| By::Group)?,
+            Err(error) => return Err(error),
         };
         loop {
             let stands = match by {
@@ -211,10 +217,17 @@ impl Engine {
 }
 
 impl Skeleton {
-    /// Has its group stop everything in it.
-    fn freeze(&self) -> io::Result<()> {
+    /// Has its group stop everything in it; whether it stands after a moment.
+    fn freeze(&self) -> io::Result<bool> {
         self.frozen.store(true, Ordering::Release);
-        self.group.freeze()
+        self.group.freeze()?;
+        for _ in 0..FIRST_LOOKS {
+            if self.group.is_frozen()? {
+                return Ok(true);
+            }
+            std::thread::yield_now();
+        }
+        Ok(false)
     }
 
     /// Lets everything in it go on. Costs nothing if nothing was stopped.
