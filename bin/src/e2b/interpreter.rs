@@ -82,13 +82,12 @@ async fn execute(shared: &Arc<Shared>, held: &Held, request: Request) -> Result<
         None => None,
         Some(id) => known(shared, held, ContextId(id)).await?,
     };
-    let cwd = context.as_ref().map(|(_, cwd)| cwd.clone());
     let request = ExecRequest {
         exec: ExecId::minted(rand::random()),
-        work: Work::Cell { code: ask.code, params: None, context: context.map(|(id, _)| id) },
+        work: Work::Cell { code: ask.code, params: None, context },
         files: Default::default(),
         env: ask.env_vars.unwrap_or_default(),
-        cwd,
+        cwd: None,
         stdin: Bytes::new(),
         // Its reader stops it, and the end of its sandbox; it has no time limit of its own.
         time_max: shared.lifetime_max + shared.paused_retention,
@@ -112,16 +111,12 @@ fn language(asked: Option<&str>) -> Result<(), Plain> {
     }
 }
 
-/// The context behind an id, and where it started; `None` is the default one.
-async fn known(
-    shared: &Shared,
-    held: &Held,
-    id: ContextId,
-) -> Result<Option<(ContextId, String)>, Plain> {
+/// The context behind an id; `None` is the default one.
+async fn known(shared: &Shared, held: &Held, id: ContextId) -> Result<Option<ContextId>, Plain> {
     let all = shared.provider().contexts()?.list(held.sandbox).await?;
     match all.into_iter().find(|context| context.id == id) {
         Some(context) if context.is_default => Ok(None),
-        Some(context) => Ok(Some((context.id, context.cwd))),
+        Some(context) => Ok(Some(context.id)),
         None => Err(Plain::not_found(format!("context {id} not found"))),
     }
 }

@@ -27,8 +27,6 @@ const AT_ONCE: usize = 8;
 /// Longest wait for one sample.
 const SAMPLE_MAX: Duration = Duration::from_secs(1);
 
-const MIB: u64 = 1 << 20;
-
 /// Samples by sandbox.
 #[derive(Debug, Default)]
 pub(super) struct Metrics(Mutex<BTreeMap<SandboxId, Series>>);
@@ -54,42 +52,36 @@ impl Metrics {
         series.kept.iter().filter(wanted).copied().collect()
     }
 
-    fn take_in(&self, held: &Held, disk: u64, at: (Moment, Timestamp), sample: &Sample) {
+    fn take_in(&self, held: &Held, at: (Moment, Timestamp), sample: &Sample) {
         let (moment, timestamp) = at;
         let mut all = self.series();
         let series = all.entry(held.sandbox).or_default();
         let last = series.last.replace((moment, sample.cpu));
         // A share needs two looks; the first counts from the grant.
         let (since, before) = last.unwrap_or((held.granted, Duration::ZERO));
-        let cores = f64::from(held.limits.cpu_count.max(1));
+        let cores = f64::from(sample.cpu_count.max(1));
         let elapsed = moment.since(since).as_secs_f64() * cores;
         let used = sample.cpu.saturating_sub(before).as_secs_f64();
         let share = if elapsed > 0.0 { (used / elapsed).min(1.0) } else { 0.0 };
         if series.kept.len() == KEPT_MAX {
             series.kept.pop_front();
         }
-        series.kept.push_back(metric(held, disk, timestamp, sample, share));
+        series.kept.push_back(metric(timestamp, sample, share));
     }
 }
 
 /// One sample as it is told. `share` is that of all its processors, 0 to 1.
-pub(super) fn metric(
-    held: &Held,
-    disk: u64,
-    timestamp: Timestamp,
-    sample: &Sample,
-    share: f64,
-) -> SandboxMetric {
+pub(super) fn metric(timestamp: Timestamp, sample: &Sample, share: f64) -> SandboxMetric {
     SandboxMetric {
         timestamp,
         timestamp_unix: timestamp.seconds(),
-        cpu_count: held.limits.cpu_count,
+        cpu_count: sample.cpu_count,
         cpu_used_pct: (share * 10_000.0).round() / 100.0,
         mem_used: sample.memory,
-        mem_total: u64::from(held.limits.memory_mb) * MIB,
-        mem_cache: 0,
+        mem_total: sample.memory_max,
+        mem_cache: sample.memory_cache,
         disk_used: sample.disk,
-        disk_total: disk,
+        disk_total: sample.disk_max,
     }
 }
 
@@ -124,5 +116,5 @@ async fn look(shared: &Shared, held: Held) {
     // One that cannot be looked at now is looked at in five seconds, or has ended.
     let Ok(Ok(sample)) = sampling.await else { return };
     let moment = shared.direct.clock().now();
-    shared.metrics.take_in(&held, shared.disk, (moment, shared.time(moment)), &sample);
+    shared.metrics.take_in(&held, (moment, shared.time(moment)), &sample);
 }

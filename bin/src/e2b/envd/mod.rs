@@ -180,10 +180,10 @@ async fn sampled(call: &Call) -> Result<Response, Plain> {
     let sample = shared.provider().sample(held.sandbox).await?;
     let now = shared.direct.clock().now();
     // Since it was given to its holder: one look alone knows no other span.
-    let cores = f64::from(held.limits.cpu_count.max(1));
+    let cores = f64::from(sample.cpu_count.max(1));
     let elapsed = now.since(held.granted).as_secs_f64() * cores;
     let share = if elapsed > 0.0 { (sample.cpu.as_secs_f64() / elapsed).min(1.0) } else { 0.0 };
-    let told = metrics::metric(held, shared.disk, shared.time(now), &sample, share);
+    let told = metrics::metric(shared.time(now), &sample, share);
     let body = json!({
         "ts": told.timestamp_unix,
         "cpu_count": told.cpu_count,
