@@ -216,9 +216,14 @@ def png(figure):
     return out.getvalue()
 
 
+def open_figures():
+    """Those of matplotlib, which is imported or was begun to be."""
+    return getattr(getattr(_modules[FIGURES], "Gcf", None), "figs", None)
+
+
 class Screen:
-    """Where one worker shows things. `send` writes a frame that must not be cut short by a signal,
-    `complain` writes to standard error."""
+    """Where one worker shows things. `send` takes what makes a frame, has it made by one thread at a
+    time, and is not cut short by a signal; `complain` writes to standard error."""
 
     def __init__(self, send, complain):
         self.send = send
@@ -256,14 +261,20 @@ class Screen:
             self.show(data)
 
     def show(self, data):
-        if self.number is None or not data:
-            return
+        number = self.number
+        if data:
+            self.send(lambda: self.admitted(number, data))
+
+    def admitted(self, number, data):
+        """The frame of what cell `number` shows; nothing if that has ended or shows too much."""
+        if number is None or number != self.number:
+            return b""
         self.shown += 1
-        if self.shown > SHOWN_MAX:
-            if self.shown == SHOWN_MAX + 1:
-                self.complain("a cell shows %d things; the rest is left out\n" % SHOWN_MAX)
-            return
-        self.send(self.frame(data, False))
+        if self.shown <= SHOWN_MAX:
+            return self.frame(data, False)
+        if self.shown == SHOWN_MAX + 1:
+            self.complain("a cell shows %d things; the rest is left out\n" % SHOWN_MAX)
+        return b""
 
     def frame(self, data, main):
         """Puts as much of it into a frame as fits, and says in the text what was left out."""

@@ -26,6 +26,7 @@ import time
 import traceback
 import types
 
+import _sandpit_magic as magic
 import _sandpit_shown as shown
 
 PROTOCOL = 2
@@ -40,6 +41,8 @@ READ_MAX = 64 * 1024
 
 LENGTHS = struct.Struct("<II")
 
+# Where our own programs are.
+OURS = "/opt/sandpit/"
 # Where modules are that programs for notebooks expect, should their template not have them.
 NOTEBOOK = "/opt/sandpit/notebook"
 
@@ -120,6 +123,7 @@ class Worker:
         self.pid = None
         self.running = False
         self.count = 0
+        self.came_from = None
         self.loop = None
         self.sources = collections.deque()
         self.unread = bytearray()
@@ -208,16 +212,18 @@ class Worker:
         while view:
             view = view[_write(self.channel, view):]
 
-    def send_whole(self, data):
-        """Sends while a cell runs, which signals interrupt where it is: not in here. What the cell
-        has written before is there before."""
+    def send_whole(self, make):
+        """Makes a frame and sends it while a cell runs, which signals interrupt where it is: not in
+        here, and one thread at a time. What the cell has written before is there before."""
         if _getpid() != self.pid:
             return
         mask = _sigmask(signal.SIG_BLOCK, self.signals)
         try:
             with self.one_sends:
-                self.flush()
-                self.send(data)
+                data = make()
+                if data:
+                    self.flush()
+                    self.send(data)
         finally:
             _sigmask(signal.SIG_SETMASK, mask)
 
@@ -231,7 +237,7 @@ class Worker:
             if header["op"] == "env":
                 os.environ.update(header["env"])
             elif header["op"] == "cwd":
-                os.chdir(header["cwd"])
+                self.send(self.frame({"op": "moved", "errno": go_to(header["cwd"])}))
             elif header["op"] == "data":
                 hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
                 resource.setrlimit(resource.RLIMIT_DATA, (header["bytes"], hard))
@@ -263,10 +269,10 @@ class Worker:
                 self.running = False
         except BaseException as raised:
             error = raised
-        pyplot = _modules.get(shown.FIGURES)
-        if pyplot is not None and pyplot.Gcf.figs:
+        if shown.FIGURES in _modules and shown.open_figures():
             frames, error = self.draw(frames, error)
-        self.screen.end()
+        with self.one_sends:
+            self.screen.end()
         if error is not None:
             frames += self.raised(number, error)
         # A child that the cell forked and that did not end there must not answer in our name.
@@ -279,7 +285,10 @@ class Worker:
 
     def run(self, code, name, params):
         self.remember(name, code)
-        tree = _parse(code, name, "exec")
+        try:
+            tree = _parse(code, name, "exec")
+        except SyntaxError as error:
+            tree = magic.parse(code, name, error)
         last = None
         if tree.body and isinstance(tree.body[-1], ast.Expr):
             last = ast.Expression(tree.body.pop().value)
@@ -339,7 +348,7 @@ class Worker:
             try:
                 self.running = not isinstance(error, KeyboardInterrupt)
                 if frames:
-                    self.send_whole(frames)
+                    self.send_whole(lambda: frames)
                 self.screen.figures()
             finally:
                 self.running = False
@@ -366,20 +375,27 @@ class Worker:
     # What surrounds a cell.
 
     def enter(self, header):
-        """Sets the environment of this cell and goes where it runs; a folder that is not there
-        is noticed by the cell itself."""
+        """Sets the environment of this cell and goes where it runs, if it says; a folder that is
+        not there is noticed by the cell itself."""
         before = {}
         for key, value in header["env"].items():
             before[key] = os.environ.get(key)
             os.environ[key] = value
-        try:
-            os.chdir(header["cwd"])
-        except OSError as error:
-            self.err.write("cannot run in %s: %s\n" % (header["cwd"], error.strerror))
+        cwd, self.came_from = header["cwd"], None
+        if cwd is not None:
+            try:
+                self.came_from = os.getcwd()
+            except OSError:
+                # It was removed; there is nowhere to come back to.
+                pass
+            error = go_to(cwd)
+            if error:
+                self.err.write("cannot run in %s: %s\n" % (cwd, os.strerror(error)))
         return before
 
-    @staticmethod
-    def leave(before):
+    def leave(self, before):
+        if self.came_from is not None:
+            go_to(self.came_from)
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)
@@ -402,12 +418,25 @@ class Worker:
         self.flush_c(None)
 
 
+def go_to(folder):
+    """The number of the error, or 0."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return error.errno
+    return 0
+
+
 def user_frames(error):
-    """The traceback from the first frame that is not ours."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    """The traceback from the first frame that is not ours to the last."""
+    first, last, trace = None, None, error.__traceback__
+    while trace is not None:
+        if not trace.tb_frame.f_code.co_filename.startswith(OURS):
+            first, last = first or trace, trace
         trace = trace.tb_next
-    return trace
+    if last is not None:
+        last.tb_next = None
+    return first
 
 
 def no_input(_prompt=""):

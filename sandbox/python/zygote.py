@@ -316,6 +316,7 @@ def load(name):
 
 def main():
     zygote = Zygote()
+    load("magic")
     load("shown")
     zygote.warm(load("worker"))
     zygote.serve()

@@ -5,6 +5,7 @@ mod cli;
 mod clouds;
 mod compose;
 mod conformance;
+mod e2b;
 mod foreign;
 mod leaving;
 mod node;

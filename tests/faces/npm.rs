@@ -42,6 +42,16 @@ impl Programs {
         Self { place, node }
     }
 
+    /// Node itself, where these packages are found.
+    pub(crate) fn node(&self) -> Command {
+        let mut command = Command::new(match self.node.as_os_str().is_empty() {
+            true => PathBuf::from("node"),
+            false => self.node.join("node"),
+        });
+        command.current_dir(&self.place).env("NO_COLOR", "1");
+        command
+    }
+
     /// One of them, to be given its words.
     pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.place.join("node_modules/.bin").join(name));

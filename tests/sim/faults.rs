@@ -56,10 +56,16 @@ pub(crate) enum Fault {
     HangsUp,
     /// A caller wants a run stopped.
     Cancels,
+    /// A holder wants another end for its sandbox, or a standstill.
+    Minds,
+    /// A sandbox neither stops nor goes on.
+    TurnFails,
+    /// No answer to that; it may have done so all the same.
+    TurnHangs,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::BootFails,
         Self::BootLost,
         Self::BootHangs,
@@ -84,6 +90,9 @@ impl Fault {
         Self::Forgets,
         Self::HangsUp,
         Self::Cancels,
+        Self::Minds,
+        Self::TurnFails,
+        Self::TurnHangs,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -112,6 +121,9 @@ impl Fault {
             Self::Forgets => "forgets",
             Self::HangsUp => "hangs_up",
             Self::Cancels => "cancels",
+            Self::Minds => "minds",
+            Self::TurnFails => "turn_fails",
+            Self::TurnHangs => "turn_hangs",
         }
     }
 }

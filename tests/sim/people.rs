@@ -25,6 +25,7 @@ pub(crate) enum Errand {
     Run { tenant: Tenant, sandbox: SandboxId },
     Terminate { tenant: Tenant, sandbox: SandboxId },
     Cancel { tenant: Tenant, sandbox: SandboxId, exec: ExecId },
+    Ask { tenant: Tenant, sandbox: SandboxId, ask: pool::Ask },
 }
 
 /// A question without an answer.
@@ -83,7 +84,10 @@ impl World {
             idle_timeout: self.people.millis(1_000..300_000),
             env: BTreeMap::new(),
             metadata: BTreeMap::new(),
-            at_expiry: pool::AtExpiry::End,
+            at_expiry: match self.people.draw.random_bool(0.3) {
+                true => pool::AtExpiry::Pause,
+                false => pool::AtExpiry::End,
+            },
         });
         let ticket = self.ticket();
         let until = self.now + patience;
@@ -127,10 +131,28 @@ impl World {
             let tenant = tenant.clone();
             self.plan(after, Happening::Errand(Errand::Run { tenant, sandbox }));
         }
+        if self.faults.strikes(Fault::Minds) {
+            for _ in 0..self.people.draw.random_range(1..6) {
+                let after = self.people.millis(0..60_000);
+                let (tenant, ask) = (tenant.clone(), self.a_wish());
+                self.plan(after, Happening::Errand(Errand::Ask { tenant, sandbox, ask }));
+            }
+        }
         if !self.faults.strikes(Fault::Forgets) {
             let after = self.people.millis(0..90_000);
             let tenant = tenant.clone();
             self.plan(after, Happening::Errand(Errand::Terminate { tenant, sandbox }));
+        }
+    }
+
+    fn a_wish(&mut self) -> pool::Ask {
+        let time = self.people.millis(1_000..100_000);
+        match self.people.draw.random_range(0..6) {
+            0 => pool::Ask::SetExpiry { at: self.now + time, only_later: false },
+            1 => pool::Ask::SetExpiry { at: self.now + time, only_later: true },
+            2 => pool::Ask::Turn(pool::Turn::Pause),
+            3 | 4 => pool::Ask::Turn(pool::Turn::Resume { lifetime: time }),
+            _ => pool::Ask::Enter,
         }
     }
 
@@ -161,6 +183,14 @@ impl World {
                     hold.may_end = true;
                 }
                 self.step(Told::Pool(pool::Event::Terminate { ticket, tenant, sandbox, until }));
+            }
+            Errand::Ask { tenant, sandbox, ask } => {
+                let ticket = self.ticket();
+                let until = self.now + self.people.millis(1..40_000);
+                self.people.open.insert(ticket, Open { until, wish: None });
+                self.ledger.pool_askers.insert(ticket, crate::promises::Asker::Client);
+                let event = pool::Event::Ask { ticket, tenant, sandbox, ask, until };
+                self.step(Told::Pool(event));
             }
             Errand::Cancel { tenant, sandbox, exec } => {
                 let ticket = self.ticket();

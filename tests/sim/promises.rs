@@ -45,12 +45,30 @@ pub(crate) struct Hold {
     idle_timeout: Duration,
     last: Moment,
     running: BTreeMap<ExecId, Moment>,
+    stance: Stance,
     /// Its holder said so, hung up, or is done.
     pub(crate) may_end: bool,
 }
 
+/// Whether a held sandbox runs, by the world's own books.
+#[derive(Clone, Copy, Debug)]
+enum Stance {
+    Runs,
+    Turning { turn: pool::Turn, round: u64, until: Moment },
+    Stands,
+}
+
 impl Hold {
-    fn due(&self) -> Moment {
+    /// When time alone ends it; never before it is settled which way it goes.
+    fn due(&self) -> Option<Moment> {
+        match self.stance {
+            Stance::Runs => Some(self.due_if_it_runs()),
+            Stance::Turning { .. } => None,
+            Stance::Stands => Some(self.expires),
+        }
+    }
+
+    fn due_if_it_runs(&self) -> Moment {
         let busy = self.running.values().copied().fold(self.last, Moment::max);
         self.expires.min(busy + self.idle_timeout)
     }
@@ -86,6 +104,7 @@ impl World {
         if let pool::Event::Acquire { ticket, .. }
         | pool::Event::Describe { ticket, .. }
         | pool::Event::Use { ticket, .. }
+        | pool::Event::Ask { ticket, .. }
         | pool::Event::Terminate { ticket, .. } = event
         {
             self.ledger.reached.insert(*ticket);
@@ -101,6 +120,9 @@ impl World {
                     }
                     hold.may_end |= !sandbox_usable;
                 }
+            }
+            pool::Event::Turned { sandbox, round, outcome } => {
+                self.ledger_turned(*sandbox, *round, outcome.is_ok());
             }
             pool::Event::Release { sandbox, .. } => {
                 if let Some(hold) = self.ledger.holds.get_mut(sandbox) {
@@ -130,12 +152,64 @@ impl World {
         let (now, after) = (self.now, self.pool_limits.after_exec);
         let hold = self.ledger.holds.get_mut(&sandbox);
         let held = hold.is_some();
+        let runs = hold.as_ref().is_none_or(|hold| matches!(hold.stance, Stance::Runs));
         if let Some(hold) = hold {
             hold.running.insert(exec, until);
             hold.last = now;
             hold.expires = hold.expires.max((until + after).min(hold.longest));
         }
         self.promise(held, "leave is given only for what is held");
+        self.promise(runs, "leave is given only for what runs");
+    }
+
+    /// The pool wants a sandbox to stop or to go on.
+    pub(crate) fn ledger_turns(&mut self, sandbox: SandboxId, turn: pool::Turn, round: u64) {
+        let until = self.now + self.pool_limits.turn_max;
+        let hold = self.ledger.holds.get_mut(&sandbox);
+        let held = hold.is_some();
+        if let Some(hold) = hold {
+            // What does not stand still and is to go on is a stop undone. That may fail as well, and
+            // then nobody knows what it does.
+            let goes_on = matches!(turn, pool::Turn::Resume { .. });
+            hold.may_end |= goes_on && !matches!(hold.stance, Stance::Stands);
+            hold.stance = Stance::Turning { turn, round, until };
+        }
+        self.promise(held, "only what is held is stopped");
+    }
+
+    /// It did, or it did not.
+    fn ledger_turned(&mut self, sandbox: SandboxId, answered: u64, done: bool) {
+        let (now, kept) = (self.now, self.pool_limits.paused_kept);
+        let Some(hold) = self.ledger.holds.get_mut(&sandbox) else { return };
+        let Stance::Turning { turn, round, until } = hold.stance else { return };
+        if round != answered || until <= now {
+            return;
+        }
+        match turn {
+            pool::Turn::Pause if done => {
+                hold.stance = Stance::Stands;
+                hold.expires = now + kept;
+            }
+            pool::Turn::Resume { lifetime } if done => {
+                hold.stance = Stance::Runs;
+                hold.expires = (now + lifetime).min(hold.longest);
+                hold.last = now;
+            }
+            pool::Turn::Pause => hold.stance = Stance::Runs,
+            pool::Turn::Resume { .. } => hold.stance = Stance::Stands,
+        }
+    }
+
+    /// A holder hears how its lease is.
+    pub(crate) fn ledger_tells(&mut self, facts: &pool::Facts) {
+        let Some(hold) = self.ledger.holds.get_mut(&facts.sandbox) else {
+            return self.promise(false, "only the holder is told");
+        };
+        hold.expires = facts.expires;
+        hold.last = hold.last.max(facts.last_activity);
+        hold.stance = if facts.paused { Stance::Stands } else { Stance::Runs };
+        let in_bounds = facts.paused || facts.expires <= hold.longest;
+        self.promise(in_bounds, "no lifetime is longer than the longest");
     }
 
     /// The pool gives a sandbox to a caller.
@@ -156,6 +230,7 @@ impl World {
             idle_timeout: order.idle_timeout,
             last: self.now,
             running: BTreeMap::new(),
+            stance: Stance::Runs,
             may_end: false,
         };
         let was_adopted = self.cloud.adopted.contains(&sandbox);
@@ -175,7 +250,7 @@ impl World {
         let Some(hold) = self.ledger.holds.remove(&sandbox) else { return };
         let fair = match cause {
             Cause::Expired => hold.expires <= now,
-            Cause::Idle => hold.due() <= now,
+            Cause::Idle => hold.due().is_some_and(|due| due <= now),
             Cause::Lost => !is_alive || hold.may_end,
             Cause::Terminated | Cause::Finished | Cause::Abandoned => hold.may_end,
             Cause::NotAdopted
@@ -259,7 +334,8 @@ impl World {
         self.promise(callers, "executions are under their bound");
         let results = self.execs.results().0 <= self.exec_limits.cache.entries_max;
         self.promise(results, "results are under their bound");
-        let overdue = self.ledger.holds.values().any(|hold| hold.due() < now);
+        let mut dues = self.ledger.holds.values().filter_map(Hold::due);
+        let overdue = dues.any(|due| due < now);
         self.promise(!overdue, "what is over has ended");
     }
 

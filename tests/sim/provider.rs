@@ -14,6 +14,8 @@ pub(crate) struct Cloud {
     pub(crate) alive: BTreeSet<SandboxId>,
     /// Given to a holder once. A second time would hand on what is dirty.
     pub(crate) adopted: BTreeSet<SandboxId>,
+    /// Stands still.
+    pub(crate) paused: BTreeSet<SandboxId>,
     /// Executions under way, and where.
     pub(crate) runs: BTreeMap<ExecId, SandboxId>,
     /// What was alive when, oldest first.

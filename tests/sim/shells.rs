@@ -44,10 +44,7 @@ impl World {
                 pool::Effect::Prepare { template } => self.prepare(to, template),
                 pool::Effect::Boot { sandbox, template, .. } => self.boot(to, sandbox, template),
                 pool::Effect::Adopt { sandbox, .. } => self.adopt(to, sandbox),
-                pool::Effect::Turn { sandbox, turn } => {
-                    let event = pool::Event::Turned { sandbox, turn, outcome: Ok(()) };
-                    self.answer(to, Told::Pool(event));
-                }
+                pool::Effect::Turn { sandbox, turn, round } => self.turn(to, sandbox, turn, round),
                 pool::Effect::Destroy { sandbox, cause } => {
                     self.ledger_ends(sandbox, cause);
                     self.destroy(Some(to), sandbox);
@@ -137,6 +134,29 @@ impl World {
         self.plan(after, Happening::Answer { to, told: Told::Pool(event) });
     }
 
+    fn turn(&mut self, to: Life, sandbox: SandboxId, turn: pool::Turn, round: u64) {
+        self.ledger_turns(sandbox, turn, round);
+        let hangs = self.faults.strikes(Fault::TurnHangs);
+        let outcome = if !self.cloud.alive.contains(&sandbox) {
+            Err(ProviderError::Gone(sandbox))
+        } else if self.faults.strikes(Fault::TurnFails) {
+            Err(failed(self.timing.random_bool(0.5)))
+        } else {
+            Ok(())
+        };
+        let done = outcome.is_ok() && (!hangs || self.timing.random_bool(0.5));
+        match turn {
+            pool::Turn::Pause if done => drop(self.cloud.paused.insert(sandbox)),
+            pool::Turn::Resume { .. } if done => drop(self.cloud.paused.remove(&sandbox)),
+            _ => (),
+        }
+        if !hangs {
+            let told = Told::Pool(pool::Event::Turned { sandbox, round, outcome });
+            let takes = self.delay(0..3_000);
+            self.plan(takes, Happening::Answer { to, told });
+        }
+    }
+
     fn destroy(&mut self, to: Option<Life>, sandbox: SandboxId) {
         let takes = self.delay(1..2_000);
         if self.faults.strikes(Fault::DestroyFails) {
@@ -187,6 +207,10 @@ impl World {
         };
         match (asker, answer) {
             (Asker::Client, Answer::Granted(granted)) => self.client_gets(ticket, &granted),
+            (Asker::Client, Answer::Facts(facts)) => {
+                self.ledger_tells(&facts);
+                self.close(ticket);
+            }
             (Asker::Client, _) => self.close(ticket),
             (Asker::Run { life, exec, lent }, Answer::Granted(granted)) => {
                 let sandbox = granted.sandbox;

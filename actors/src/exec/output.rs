@@ -14,6 +14,9 @@ use sandpit_sandbox::{Provider, ProviderError};
 use super::policy::Order;
 use crate::bus::{Bus, Headers, Message};
 
+/// Where everything runs that does not say where.
+const HOME: &str = "/home/user";
+
 /// Most bytes of one published chunk: small beside what a connection carries at once.
 const CHUNK_MAX: usize = 32 * 1024;
 
@@ -50,7 +53,8 @@ pub(super) async fn run(
         work: order.work.clone(),
         files: order.files.clone(),
         env: order.env.clone(),
-        cwd: order.cwd.clone(),
+        // Whoever asks over the bus names a folder each time, or means this one.
+        cwd: Some(order.cwd.clone().unwrap_or_else(|| HOME.to_owned())),
         stdin: order.stdin.clone(),
         time_max: order.time_max,
     };

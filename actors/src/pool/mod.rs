@@ -143,7 +143,7 @@ impl PoolActor {
         });
     }
 
-    fn turn(&mut self, sandbox: SandboxId, turn: Turn, ctx: &mut Context<Self>) {
+    fn turn(&mut self, sandbox: SandboxId, turn: Turn, round: u64, ctx: &mut Context<Self>) {
         let provider = Arc::clone(&self.ports.provider);
         let turning = async move {
             match turn {
@@ -152,7 +152,7 @@ impl PoolActor {
             }
         };
         let span = info_span!("sandbox.turn", sandpit.sandbox.id = %sandbox, ?turn);
-        self.spawn(turning, span, ctx, move |outcome, _| Event::Turned { sandbox, turn, outcome });
+        self.spawn(turning, span, ctx, move |outcome, _| Event::Turned { sandbox, round, outcome });
     }
 
     fn destroy(&mut self, sandbox: SandboxId, cause: Cause, ctx: &mut Context<Self>) {
@@ -306,7 +306,7 @@ impl Shell for PoolActor {
                     Err(error) => Event::AdoptFailed { sandbox, error },
                 });
             }
-            Effect::Turn { sandbox, turn } => self.turn(sandbox, turn, ctx),
+            Effect::Turn { sandbox, turn, round } => self.turn(sandbox, turn, round, ctx),
             Effect::Destroy { sandbox, cause } => self.destroy(sandbox, cause, ctx),
             Effect::Answer { ticket, answer } => self.answer(ticket, answer, ctx),
             Effect::Refuse { ticket, refusal } => self.refuse(ticket, refusal),

@@ -145,7 +145,7 @@ pub enum Event {
     /// Answers [`Effect::Adopt`].
     AdoptFailed { sandbox: SandboxId, error: ProviderError },
     /// Answers [`Effect::Turn`].
-    Turned { sandbox: SandboxId, turn: Turn, outcome: Result<(), ProviderError> },
+    Turned { sandbox: SandboxId, round: u64, outcome: Result<(), ProviderError> },
     /// Answers [`Effect::Destroy`].
     Destroyed { sandbox: SandboxId },
     /// Answers [`Effect::Destroy`].
@@ -172,8 +172,8 @@ pub enum Effect {
     Boot { sandbox: SandboxId, template: String, for_caller: Option<Ticket> },
     /// Give a ready sandbox the environment and limits of its holder.
     Adopt { sandbox: SandboxId, ticket: Ticket, lease: Arc<provider::Lease> },
-    /// Pause or resume a sandbox.
-    Turn { sandbox: SandboxId, turn: Turn },
+    /// Pause or resume a sandbox. No two have the same round.
+    Turn { sandbox: SandboxId, turn: Turn, round: u64 },
     /// Destroy a sandbox.
     Destroy { sandbox: SandboxId, cause: Cause },
     /// Answer a caller.
@@ -219,6 +219,8 @@ pub struct Pool {
     ended: BTreeMap<SandboxId, Past>,
     ended_order: VecDeque<(Moment, SandboxId)>,
     closing: Option<Closing>,
+    /// Turns so far.
+    rounds: u64,
     swept: Swept,
 }
 
@@ -307,6 +309,7 @@ impl Pool {
             ended: BTreeMap::new(),
             ended_order: VecDeque::new(),
             closing: None,
+            rounds: 0,
             swept: Swept::default(),
         };
         let mut effects = vec![Effect::List];
@@ -349,8 +352,8 @@ impl Pool {
             Event::Ask { ticket, tenant, sandbox, ask, until } => {
                 self.asked(now, &tenant, sandbox, Parked::new(ticket, ask, until), effects);
             }
-            Event::Turned { sandbox, turn, outcome } => {
-                self.turned(now, sandbox, turn, outcome, effects);
+            Event::Turned { sandbox, round, outcome } => {
+                self.turned(now, sandbox, round, outcome, effects);
             }
             Event::Terminate { ticket, tenant, sandbox, until } => {
                 self.terminate(now, ticket, &tenant, sandbox, until, effects);

@@ -1,6 +1,7 @@
 //! `sandpit bench`: figures of this machine, next to a peer's of the same run.
 
 mod bus;
+mod e2b;
 mod engine;
 mod exec;
 mod machine;
@@ -54,6 +55,8 @@ enum What {
     Tools,
     /// A sandbox with pandas from nothing to gone, next to Python, bubblewrap and Jupyter.
     Engine,
+    /// Calls of E2B's Python SDK on a node, next to the SDK's own time; and a rush.
+    E2b,
 }
 
 impl What {
@@ -64,6 +67,7 @@ impl What {
             Self::Exec => "exec",
             Self::Tools => "tools",
             Self::Engine => "engine",
+            Self::E2b => "e2b",
         }
     }
 }
@@ -188,6 +192,11 @@ impl Arguments {
                 let more = Map::from_iter([("idle".to_owned(), json!(idle))]);
                 let mut notes = vec![idle.sentence()];
                 notes.extend(named(absent));
+                Ok(Report { rows, more, notes })
+            }
+            What::E2b => {
+                let e2b::Measured { rows, rush, notes } = e2b::run(bench, plan)?;
+                let more = Map::from_iter([("rush".to_owned(), json!(rush))]);
                 Ok(Report { rows, more, notes })
             }
         }

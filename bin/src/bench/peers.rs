@@ -144,6 +144,30 @@ async fn until_ready(mut command: Command, clock: Clock) -> Result<Duration, Ben
     }
 }
 
+/// A virtual environment with exactly these packages and what they need, made once.
+pub(super) async fn python_with(
+    bench: &Bench,
+    place: &Path,
+    packages: &[&str],
+) -> Result<PathBuf, BenchError> {
+    let venv = place.join(packages.join("+").replace("==", "-"));
+    let (python, ready) = (venv.join("bin/python"), venv.join("ready"));
+    if ready.exists() {
+        return Ok(python);
+    }
+    // What an interrupted run left is not trusted; if it was never there, nothing is removed.
+    drop(tokio::fs::remove_dir_all(&venv).await);
+    let local = &bench.config.provider.local;
+    let base = local.python.clone().unwrap_or_else(|| PathBuf::from("python3"));
+    let stage = format!("installing {}", packages.join(" and "));
+    run(&bench.stages, &stage, |command| command.args(["-m", "venv"]).arg(&venv), &base).await?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(&bench.stages, &stage, |command| command.args(pip).args(packages), &python).await?;
+    let marked = tokio::fs::write(&ready, b"").await;
+    marked.map_err(|error| BenchError::of("a file", &error))?;
+    Ok(python)
+}
+
 /// A virtual environment with the packages of `trading` and a Jupyter kernel.
 async fn environment(bench: &Bench, place: &Path) -> Result<PathBuf, BenchError> {
     let venv = place.join("venv");

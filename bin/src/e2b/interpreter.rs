@@ -17,9 +17,7 @@ use sandpit_sandbox::e2b::wire::header::ACCESS_TOKEN;
 use sandpit_sandbox::e2b::wire::interpreter::{self as wire, Execute, Line, NewContext, Output};
 use sandpit_sandbox::e2b::wire::{JSON, ndjson};
 use sandpit_sandbox::provider::contexts::{Context, ContextId, Media, Shown};
-use sandpit_sandbox::provider::{
-    Done, ExecEvent, ExecRequest, ExecStream, KilledBy, Outcome, Work,
-};
+use sandpit_sandbox::provider::{ExecEvent, ExecRequest, ExecStream, KilledBy, Outcome, Work};
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -84,20 +82,20 @@ async fn execute(shared: &Arc<Shared>, held: &Held, request: Request) -> Result<
         None => None,
         Some(id) => known(shared, held, ContextId(id)).await?,
     };
-    let name = context.as_ref().map(|context| context.0.clone());
+    let cwd = context.as_ref().map(|(_, cwd)| cwd.clone());
     let request = ExecRequest {
         exec: ExecId::minted(rand::random()),
-        work: Work::Cell { code: ask.code, params: None, context },
+        work: Work::Cell { code: ask.code, params: None, context: context.map(|(id, _)| id) },
         files: Default::default(),
         env: ask.env_vars.unwrap_or_default(),
-        cwd: None,
+        cwd,
         stdin: Bytes::new(),
         // Its reader stops it, and the end of its sandbox; it has no time limit of its own.
         time_max: shared.lifetime_max + shared.paused_retention,
     };
     let running = shared.provider().exec(held.sandbox, request).await?;
     let (lines, read) = mpsc::channel(body::PIECES_MAX);
-    let telling = Telling { shared: Arc::clone(shared), held: held.clone(), context: name, lines };
+    let telling = Telling { shared: Arc::clone(shared), lines };
     tokio::spawn(telling.tell(running));
     Ok(answer::with_type(StatusCode::OK, JSON, body::of_pieces_or_cut(read)))
 }
@@ -114,12 +112,16 @@ fn language(asked: Option<&str>) -> Result<(), Plain> {
     }
 }
 
-/// The context behind an id; `None` is the default one.
-async fn known(shared: &Shared, held: &Held, id: ContextId) -> Result<Option<ContextId>, Plain> {
+/// The context behind an id, and where it started; `None` is the default one.
+async fn known(
+    shared: &Shared,
+    held: &Held,
+    id: ContextId,
+) -> Result<Option<(ContextId, String)>, Plain> {
     let all = shared.provider().contexts()?.list(held.sandbox).await?;
     match all.into_iter().find(|context| context.id == id) {
         Some(context) if context.is_default => Ok(None),
-        Some(context) => Ok(Some(context.id)),
+        Some(context) => Ok(Some((context.id, context.cwd))),
         None => Err(Plain::not_found(format!("context {id} not found"))),
     }
 }
@@ -127,8 +129,6 @@ async fn known(shared: &Shared, held: &Held, id: ContextId) -> Result<Option<Con
 /// Tells what a cell does, line by line.
 struct Telling {
     shared: Arc<Shared>,
-    held: Held,
-    context: Option<String>,
     lines: mpsc::Sender<Result<Bytes, io::Error>>,
 }
 
@@ -146,9 +146,9 @@ impl Telling {
             };
             let told = match event {
                 Err(_) => self.say(&Line::Keepalive).await,
-                Ok(Some(ExecEvent::Started { .. })) => {
-                    let table = &self.shared.table;
-                    let execution_count = table.count(self.held.sandbox, self.context.as_deref());
+                Ok(Some(ExecEvent::Started { count, .. })) => {
+                    // A provider that counts none has begun one at least.
+                    let execution_count = count.unwrap_or(1);
                     self.say(&Line::NumberOfExecutions { execution_count }).await
                 }
                 Ok(Some(ExecEvent::Stdout(bytes))) => {
@@ -171,7 +171,7 @@ impl Telling {
                         }
                     }
                     // Whoever is gone needs no end.
-                    self.end(&done).await.ok();
+                    self.end(done.outcome).await.ok();
                     return;
                 }
                 Ok(None) => {
@@ -196,17 +196,14 @@ impl Telling {
         self.say(&line(Output { text, timestamp: self.shared.now() })).await
     }
 
-    async fn end(&self, done: &Done) -> Result<(), HungUp> {
-        if done.outcome == Outcome::Lost {
+    async fn end(&self, outcome: Outcome) -> Result<(), HungUp> {
+        if outcome == Outcome::Lost {
             self.cut().await;
             return Ok(());
         }
-        if let Some((name, value)) = broken_by(done.outcome) {
+        if let Some((name, value)) = broken_by(outcome) {
             let (name, value) = (name.to_owned(), value.to_owned());
             self.say(&Line::Error { name, value, traceback: String::new() }).await?;
-        }
-        if !done.context_kept {
-            self.shared.table.forget(self.held.sandbox, self.context.as_deref());
         }
         self.say(&Line::EndOfExecution).await
     }
@@ -354,7 +351,6 @@ async fn change(shared: &Shared, held: &Held, id: &str, to: Change) -> Result<Re
         ProviderError::NoSuchContext(id) => Plain::not_found(format!("context {id} not found")),
         error => error.into(),
     })?;
-    shared.table.forget(held.sandbox, Some(&id.0));
     Ok(answer::json(StatusCode::OK, &Value::Null))
 }
 

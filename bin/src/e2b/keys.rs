@@ -67,8 +67,8 @@ impl Keys {
     /// Whose a key is.
     pub(crate) fn tenant(&self, given: &str) -> Option<&Tenant> {
         // All of them, so that how long it takes tells nothing.
-        let fits = self.tenants.iter().filter(|(key, _)| same(key, given));
-        fits.last().map(|(_, tenant)| tenant)
+        let compared = self.tenants.iter().map(|(key, tenant)| same(key, given).then_some(tenant));
+        compared.fold(None, |found, fits| fits.or(found))
     }
 
     /// Writes down where the face is and a key of it. Gone when the answer is dropped.

@@ -8,7 +8,7 @@ use sandpit_messages::id::SandboxId;
 
 use super::envd::watchers::Watchers;
 
-/// What was said of a sandbox when it was made, and how often its contexts ran.
+/// What was said of a sandbox when it was made, and what watches it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     /// Whose it is.
@@ -19,8 +19,6 @@ pub(super) struct Facts {
     pub(super) auto_resume: bool,
     /// Whether strangers need a token to reach its ports.
     pub(super) is_closed: bool,
-    /// Executions so far, by context; the default one has no name.
-    pub(super) executions: BTreeMap<Option<String>, u64>,
     /// Watches that are polled.
     pub(super) watchers: Arc<Watchers>,
 }
@@ -61,22 +59,6 @@ impl Table {
         all.sort();
         all.dedup();
         all
-    }
-
-    /// Counts an execution, and says how many there were in this context.
-    pub(super) fn count(&self, sandbox: SandboxId, context: Option<&str>) -> u64 {
-        let mut facts = self.facts();
-        let executions = &mut facts.entry(sandbox).or_default().executions;
-        let count = executions.entry(context.map(str::to_owned)).or_default();
-        *count += 1;
-        *count
-    }
-
-    /// A context begins anew, and so does its count.
-    pub(super) fn forget(&self, sandbox: SandboxId, context: Option<&str>) {
-        if let Some(facts) = self.facts().get_mut(&sandbox) {
-            facts.executions.remove(&context.map(str::to_owned));
-        }
     }
 
     /// The watches of a sandbox.

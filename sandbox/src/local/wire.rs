@@ -56,6 +56,11 @@ pub(super) enum Frame {
         /// Its version of Python.
         version: String,
     },
+    /// It was told where its cells run.
+    Moved {
+        /// The number of the error; 0 when it is there.
+        errno: i32,
+    },
     /// The cell shows something.
     Shown {
         /// Which cell.
@@ -87,6 +92,7 @@ pub(super) enum Frame {
 #[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
 enum Header {
     Hello { proto: u32, version: String },
+    Moved { errno: i32 },
     Shown { id: u64, main: bool, parts: Vec<(String, usize)> },
     Error { id: u64, name: String, value: String },
     Done { id: u64 },
@@ -152,6 +158,7 @@ fn frame(header: &[u8], body: &[u8]) -> Result<Frame, Garbled> {
     let text = || String::from_utf8_lossy(body).into_owned();
     match serde_json::from_slice(header).map_err(|_| Garbled::Header)? {
         Header::Hello { proto, version } => Ok(Frame::Hello { proto, version }),
+        Header::Moved { errno } => Ok(Frame::Moved { errno }),
         Header::Shown { id, main, parts } => {
             let shown = Shown { is_main: main, data: representations(&parts, body)? };
             Ok(Frame::Shown { id, shown, bytes: body.len() })
@@ -219,8 +226,8 @@ pub(super) enum Order<'a> {
         id: u64,
         /// Environment of this cell.
         env: &'a BTreeMap<String, String>,
-        /// Where it runs.
-        cwd: &'a str,
+        /// Where it runs; without it where the one before it was.
+        cwd: Option<&'a str>,
         /// Bytes of code in the body.
         code: usize,
         /// Whether parameters follow.
@@ -237,7 +244,7 @@ pub(super) enum Order<'a> {
         /// How many.
         bytes: u64,
     },
-    /// The folder where cells run that do not say where.
+    /// The folder where cells run from now on. Answered by [`Frame::Moved`].
     Cwd {
         /// Which.
         cwd: &'a str,

@@ -13,7 +13,8 @@ use super::ProviderError;
 /// runs in one does not wait for what runs in another.
 #[async_trait]
 pub trait Contexts: Send + Sync {
-    /// Makes one that starts in `cwd`; without it in `/home/user`.
+    /// Makes one that starts in `cwd`; without it in `/home/user`. A folder that is not there is
+    /// [`ProviderError::File`].
     async fn create(&self, sandbox: SandboxId, cwd: Option<&str>)
     -> Result<Context, ProviderError>;
 

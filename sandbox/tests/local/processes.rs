@@ -182,6 +182,10 @@ async fn what_cannot_be_started_says_why() {
     for request in [nothing, nul, name, program("")] {
         assert!(matches!(start(request).await, ProviderError::Refused { .. }));
     }
+    let long = start(line(&"x".repeat(300_000))).await;
+    assert!(matches!(long, ProviderError::TooLarge { .. }), "{long}");
+    let one = start(line(&"x".repeat(200_000))).await;
+    assert!(matches!(one, ProviderError::Refused { .. }), "{one}");
     assert_eq!(place.processes().list(place.sandbox).await.unwrap(), []);
     place.close().await;
 }
@@ -491,5 +495,34 @@ async fn a_start_that_nobody_waited_for_is_known_all_the_same() {
         }
     };
     tokio::time::timeout(WAIT_MAX, listed).await.expect("it is listed");
+    place.close().await;
+}
+
+#[tokio::test]
+async fn a_pause_lets_readers_go_and_the_process_has_all_of_its_time_afterwards() {
+    let place = Place::make().await;
+    let pausing = place.engine.provider.pausing().unwrap();
+    let time_max = Some(Duration::from_millis(700));
+    let request = StartRequest { time_max, ..piped("echo ready; read line; echo $line; sleep 60") };
+    let mut reader = place.start(request).await;
+    let process = reader.process();
+    reader.until("ready").await;
+    pausing.pause(place.sandbox).await.unwrap();
+    assert_eq!(reader.end().await, ProcessEnd::Lost);
+    let paused = ProviderError::Paused(place.sandbox);
+    assert_eq!(place.attach(&process).await.err().unwrap(), paused);
+    assert_eq!(place.input(&reader, "x\n").await.unwrap_err(), paused);
+    let stat = place.engine.provider.files().unwrap().stat(place.sandbox, "").await;
+    assert_eq!(stat.unwrap_err(), paused);
+    let dialed = place.engine.provider.ports().unwrap().dial(place.sandbox, 80).await;
+    assert_eq!(dialed.unwrap_err(), paused);
+    // Longer than all of its time.
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+
+    pausing.resume(place.sandbox).await.unwrap();
+    let mut again = place.attach(&process).await.unwrap();
+    place.input(&reader, "still here\n").await.unwrap();
+    again.until("still here").await;
+    assert_eq!(again.end().await, ProcessEnd::Deadline);
     place.close().await;
 }

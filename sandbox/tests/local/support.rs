@@ -12,7 +12,8 @@ use sandpit_sandbox::local::options::{Bounds, CgroupChoice, Layers, Options, Tem
 use sandpit_sandbox::local::{Launcher, LocalProvider, template};
 use sandpit_sandbox::provider::contexts::{ContextId, Shown};
 use sandpit_sandbox::provider::{
-    CreateRequest, Done, ExecEvent, ExecRequest, Limits, Outcome, Progress, ProviderError, Work,
+    CreateRequest, Done, ExecEvent, ExecRequest, ExecStream, Limits, Outcome, Progress,
+    ProviderError, Work,
 };
 
 /// Longest an execution may take that is not about time.
@@ -89,6 +90,15 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// All that comes until the end.
+    pub(crate) async fn of(mut stream: ExecStream) -> Self {
+        let mut ran = Self::default();
+        while let Some(event) = stream.next().await {
+            ran.take(event);
+        }
+        ran
+    }
+
     pub(crate) fn done(&self) -> &Done {
         self.done.as_ref().expect("every execution ends with how it ended")
     }
@@ -173,12 +183,7 @@ impl Engine {
     }
 
     pub(crate) async fn run(&self, sandbox: SandboxId, request: ExecRequest) -> Ran {
-        let mut stream = self.provider.exec(sandbox, request).await.expect("an execution begins");
-        let mut ran = Ran::default();
-        while let Some(event) = stream.next().await {
-            ran.take(event);
-        }
-        ran
+        Ran::of(self.provider.exec(sandbox, request).await.expect("an execution begins")).await
     }
 
     pub(crate) async fn cell(&self, sandbox: SandboxId, code: &str) -> Ran {

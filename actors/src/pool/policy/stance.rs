@@ -15,14 +15,36 @@ pub(super) enum Stance {
     /// On the way from one to the other.
     Turning {
         turn: Turn,
+        /// Which of all turns: an answer to another one is none to this.
+        round: u64,
         /// When it was last known to run, if it is paused.
         paused: Option<Moment>,
-        /// Who wants it; without one, the clock does.
-        asked: Option<Ticket>,
+        /// Who wants it.
+        wanted: Wanted,
         /// When it has failed.
         until: Moment,
         parked: Vec<Parked>,
     },
+}
+
+/// Who wants a sandbox to stop or to go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Wanted {
+    /// A caller, who waits until then.
+    By(Ticket, Moment),
+    /// A caller who has stopped waiting.
+    Left,
+    /// The clock, or the undoing of another turn.
+    ByClock,
+}
+
+impl Wanted {
+    const fn ticket(self) -> Option<Ticket> {
+        match self {
+            Self::By(ticket, _) => Some(ticket),
+            Self::Left | Self::ByClock => None,
+        }
+    }
 }
 
 /// Which way.
@@ -66,8 +88,12 @@ impl Stance {
     pub(super) fn due(&self) -> Option<Moment> {
         match self {
             Self::Running | Self::Paused { .. } => None,
-            Self::Turning { until, parked, .. } => {
-                parked.iter().map(|one| one.until).chain([*until]).min()
+            Self::Turning { until, wanted, parked, .. } => {
+                let wanted = match wanted {
+                    Wanted::By(_, until) => Some(*until),
+                    Wanted::Left | Wanted::ByClock => None,
+                };
+                parked.iter().map(|one| one.until).chain([*until]).chain(wanted).min()
             }
         }
     }
@@ -76,7 +102,7 @@ impl Stance {
     pub(super) fn give_up(&mut self) -> (Option<Ticket>, Vec<Parked>) {
         match std::mem::replace(self, Self::Running) {
             Self::Running | Self::Paused { .. } => (None, Vec::new()),
-            Self::Turning { asked, parked, .. } => (asked, parked),
+            Self::Turning { wanted, parked, .. } => (wanted.ticket(), parked),
         }
     }
 
@@ -168,7 +194,7 @@ impl Pool {
             }
             (Stance::Running | Stance::Paused { .. }, Ask::Turn(turn)) => {
                 let until = now + turn_max;
-                self.turn(sandbox, turn, Some(parked.ticket), until, effects);
+                self.turn(sandbox, turn, Wanted::By(parked.ticket, parked.until), until, effects);
                 return Ok(None);
             }
         }
@@ -182,7 +208,7 @@ impl Pool {
         &mut self,
         sandbox: SandboxId,
         turn: Turn,
-        asked: Option<Ticket>,
+        wanted: Wanted,
         until: Moment,
         effects: &mut Vec<Effect>,
     ) {
@@ -193,8 +219,10 @@ impl Pool {
             // Undone before it was settled: whoever waits goes on waiting.
             Stance::Turning { paused, parked, .. } => (paused, parked),
         };
-        lease.stance = Stance::Turning { turn, paused, asked, until, parked };
-        effects.push(Effect::Turn { sandbox, turn });
+        self.rounds += 1;
+        let round = self.rounds;
+        lease.stance = Stance::Turning { turn, round, paused, wanted, until, parked };
+        effects.push(Effect::Turn { sandbox, turn, round });
         self.reschedule(sandbox);
     }
 
@@ -203,18 +231,21 @@ impl Pool {
         &mut self,
         now: Moment,
         sandbox: SandboxId,
-        which: Turn,
+        answered: u64,
         outcome: Result<(), ProviderError>,
         effects: &mut Vec<Effect>,
     ) {
         let Limits { paused_kept, lifetime_max, turn_max, .. } = self.limits;
         let Some(lease) = self.leased.get_mut(&sandbox) else { return };
-        let Stance::Turning { turn, paused, asked, parked, .. } = &mut lease.stance else { return };
+        let Stance::Turning { turn, round, paused, wanted, parked, .. } = &mut lease.stance else {
+            return;
+        };
         // The end of a turn that was given up says nothing about this one.
-        if *turn != which {
+        if *round != answered {
             return;
         }
-        let (asked, parked) = (asked.take(), std::mem::take(parked));
+        let which = *turn;
+        let (wanted, parked) = (*wanted, std::mem::take(parked));
         match (which, &outcome) {
             (Turn::Pause, Ok(())) => {
                 lease.stance = Stance::Paused { since: now };
@@ -230,45 +261,36 @@ impl Pool {
             }
             // It may have stopped all the same. Whoever asked for it was told that it did not, so
             // it goes on, for as long as it had.
-            (Turn::Pause, Err(error)) if error.maybe_done() && asked.is_some() => {
+            (Turn::Pause, Err(error))
+                if error.maybe_done() && !matches!(wanted, Wanted::ByClock) =>
+            {
                 let lifetime = lease.expires.since(now);
                 *paused = Some(now);
                 self.put_back(sandbox, parked);
-                self.refuse_turn(asked, error, effects);
-                return self.turn(
-                    sandbox,
-                    Turn::Resume { lifetime },
-                    None,
-                    now + turn_max,
-                    effects,
-                );
+                refuse_turn(wanted, error, effects);
+                let (turn, until) = (Turn::Resume { lifetime }, now + turn_max);
+                return self.turn(sandbox, turn, Wanted::ByClock, until, effects);
             }
             (Turn::Pause, Err(_)) => lease.stance = Stance::Running,
             (Turn::Resume { .. }, Err(_)) => {
                 lease.stance = Stance::Paused { since: paused.unwrap_or(now) };
             }
         }
-        match (asked, outcome) {
-            (Some(ticket), Ok(())) => {
+        match (wanted, outcome) {
+            (Wanted::By(ticket, _), Ok(())) => {
                 let answer = Answer::Facts(Facts::of(sandbox, lease, None));
                 effects.push(Effect::Answer { ticket, answer });
             }
-            (asked @ Some(_), Err(error)) => self.refuse_turn(asked, &error, effects),
-            (None, Ok(())) => (),
+            (Wanted::By(..), Err(error)) => refuse_turn(wanted, &error, effects),
+            (Wanted::Left, _) | (Wanted::ByClock, Ok(())) => (),
             // The clock wanted it, and it cannot be had: what is over ends.
-            (None, Err(_)) => {
+            (Wanted::ByClock, Err(_)) => {
                 let cause = if which == Turn::Pause { Cause::Expired } else { Cause::Lost };
                 self.end_lease(now, sandbox, cause, effects);
             }
         }
         self.reschedule(sandbox);
         self.let_in(now, sandbox, parked, effects);
-    }
-
-    fn refuse_turn(&self, asked: Option<Ticket>, error: &ProviderError, effects: &mut Vec<Effect>) {
-        if let Some(ticket) = asked {
-            effects.push(Effect::Refuse { ticket, refusal: refusal_of(error) });
-        }
     }
 
     fn put_back(&mut self, sandbox: SandboxId, waiting: Vec<Parked>) {
@@ -298,23 +320,35 @@ impl Pool {
     /// Does what time alone makes due in one lease.
     pub(super) fn look_at(&mut self, now: Moment, sandbox: SandboxId, effects: &mut Vec<Effect>) {
         let Some(lease) = self.leased.get_mut(&sandbox) else { return };
-        if let Stance::Turning { turn, until, parked, .. } = &mut lease.stance {
+        if let Stance::Turning { round, until, wanted, parked, .. } = &mut lease.stance {
             let late = |one: &mut Parked| one.until <= now;
             for Parked { ticket, .. } in parked.extract_if(.., late) {
                 effects.push(Effect::Refuse { ticket, refusal: Refusal::Unfinished });
             }
+            if let Wanted::By(ticket, at) = *wanted
+                && at <= now
+            {
+                *wanted = Wanted::Left;
+                effects.push(Effect::Refuse { ticket, refusal: Refusal::Unfinished });
+            }
             if *until <= now {
-                let (turn, given_up) = (*turn, ProviderError::Timeout { maybe_done: true });
-                self.turned(now, sandbox, turn, Err(given_up), effects);
+                let (round, given_up) = (*round, ProviderError::Timeout { maybe_done: true });
+                self.turned(now, sandbox, round, Err(given_up), effects);
             }
             return;
         }
         let running = matches!(lease.stance, Stance::Running) && lease.retiring.is_none();
         if running && lease.expires <= now && lease.order.at_expiry == AtExpiry::Pause {
             let until = now + self.limits.turn_max;
-            return self.turn(sandbox, Turn::Pause, None, until, effects);
+            return self.turn(sandbox, Turn::Pause, Wanted::ByClock, until, effects);
         }
         self.reap(now, sandbox, Cause::Expired, effects);
+    }
+}
+
+fn refuse_turn(wanted: Wanted, error: &ProviderError, effects: &mut Vec<Effect>) {
+    if let Some(ticket) = wanted.ticket() {
+        effects.push(Effect::Refuse { ticket, refusal: refusal_of(error) });
     }
 }
 

@@ -240,8 +240,11 @@ mod tests {
 
     #[test]
     fn filters_count_and_nonsense_is_refused() {
-        let states = [SandboxState::Running, SandboxState::Paused];
-        let all: Vec<_> = (0..4).map(|number| one(number, states[number as usize % 2])).collect();
+        let state = |number: u64| match number % 2 {
+            0 => SandboxState::Running,
+            _ => SandboxState::Paused,
+        };
+        let all: Vec<_> = (0..4).map(|number| one(number, state(number))).collect();
         let (page, next, running) = asked("metadata=n%3D2").unwrap().page(all.clone());
         assert_eq!((page.len(), next, running), (1, None, 1));
         let (page, _, running) = asked("state=paused&limit=1000").unwrap().page(all);

@@ -62,7 +62,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, held: Held, request: Request) -
             return answer::unary(&ConnectError::new(Code::Unauthenticated, why));
         }
         let is_process = path.starts_with(ps::SERVICE);
-        return remote(call, is_process, &method.to_owned(), request).await;
+        return remote(call, is_process, method, request).await;
     }
     let signature = route::query(request.uri().query().unwrap_or_default(), "signature");
     let is_plain_file = path == "/files";

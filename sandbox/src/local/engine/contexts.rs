@@ -2,17 +2,19 @@
 //! wait for it. Cells of one context run one after the other, contexts beside each other.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sandpit_messages::id::SandboxId;
 use tokio::sync::watch;
 
+use super::LocalProvider;
+use super::job::fault;
 use super::link::lock;
 use super::provider::failed;
 use super::run::HOME;
-use super::sandbox::{NoWorker, Sandbox, Worker};
-use super::{Engine, LocalProvider};
+use super::sandbox::{NoWorker, Worker};
 use crate::provider::ProviderError;
 use crate::provider::contexts::{self, ContextId};
 
@@ -157,12 +159,8 @@ impl Drop for Added<'_> {
     }
 }
 
-impl Engine {
-    /// Forks a worker for a context and tells it what its holder's lease says.
-    async fn begin(&self, sandbox: &Sandbox, context: &Context) -> Result<Worker, ProviderError> {
-        let begun = self.attach_again(sandbox, context).await;
-        begun.map_err(|NoWorker(why)| failed(format!("no worker: {why}")))
-    }
+fn no_worker(NoWorker(why): NoWorker) -> ProviderError {
+    failed(format!("no worker: {why}"))
 }
 
 #[async_trait]
@@ -174,7 +172,10 @@ impl contexts::Contexts for LocalProvider {
     ) -> Result<contexts::Context, ProviderError> {
         let sandbox = self.engine.find(sandbox)?;
         let mut added = sandbox.contexts.add(cwd.unwrap_or(HOME))?;
-        let worker = self.engine.begin(&sandbox, &added.context).await?;
+        let begun = self.engine.attach_again(&sandbox, &added.context).await;
+        let (worker, went) = begun.map_err(no_worker)?;
+        let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        went.map_err(|error| fault(errno(error), &added.context.cwd))?;
         *added.context.worker.lock().await = Some(worker);
         added.kept = true;
         Ok(added.context.info())
@@ -189,7 +190,10 @@ impl contexts::Contexts for LocalProvider {
         let sandbox = self.engine.find(sandbox)?;
         let context = sandbox.contexts.find(id)?;
         let mut place = context.end().await;
-        *place = Some(self.engine.begin(&sandbox, &context).await?);
+        // Where its folder is gone it begins at home.
+        let (worker, _at_home) =
+            self.engine.attach_again(&sandbox, &context).await.map_err(no_worker)?;
+        *place = Some(worker);
         Ok(())
     }
 

@@ -87,6 +87,7 @@ impl Files for LocalProvider {
         if length > max {
             return Err(ProviderError::TooLarge { what: "file", bytes: length, max });
         }
+        work.let_pause();
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let reading = Reading { entry: entry(facts), length, pieces };
         tokio::spawn(pass(work, length, sender));
@@ -111,6 +112,9 @@ impl Files for LocalProvider {
         }
         let wanted = Job::Write { path: absolute(path)?, metadata };
         let mut work = job::begin(&sandbox, &wanted, None).await?;
+        if matches!(contents, Body::Streamed(_)) {
+            work.let_pause();
+        }
         let mut sent = 0;
         let sending = async {
             match contents {

@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit};
 
 use super::super::control::{self, ToInit};
 use super::super::job::{self, ALARM_S, FRAME_MAX, PIECE, Said};
@@ -36,6 +36,8 @@ pub(super) struct Work {
     buffer: BytesMut,
     /// What came beside it.
     files: Vec<OwnedFd>,
+    /// Until it is done or may stand still.
+    moving: Option<OwnedRwLockReadGuard<()>>,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -47,6 +49,7 @@ pub(super) async fn begin(
 ) -> Result<Work, ProviderError> {
     let turn = Arc::clone(&sandbox.io.jobs).acquire_owned();
     let turn = turn.await.map_err(|_| ProviderError::Gone(sandbox.id))?;
+    let moving = Some(sandbox.pause.keep_moving().await);
     let pair = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -56,11 +59,12 @@ pub(super) async fn begin(
     let (ours, theirs) = pair.map_err(|error| on_host(error.into()))?;
     let channel = sys::listen_to(ours).map_err(on_host)?;
     let (buffer, files) = (BytesMut::new(), Vec::new());
-    let work = Work { sandbox: Arc::clone(sandbox), channel, buffer, files, _turn: turn };
+    let sandbox = Arc::clone(sandbox);
+    let work = Work { sandbox, channel, buffer, files, moving, _turn: turn };
     work.send(&job::frame(wanted).map_err(on_host)?).await?;
     let files: Vec<_> = std::iter::once(theirs.as_fd()).chain(beside.map(AsFd::as_fd)).collect();
-    let ordered = sandbox.skeleton.order(&ToInit::Job, &files).await;
-    ordered.map_err(|_| ProviderError::Gone(sandbox.id))?;
+    let ordered = work.sandbox.skeleton.order(&ToInit::Job, &files).await;
+    ordered.map_err(|_| ProviderError::Gone(work.sandbox.id))?;
     Ok(work)
 }
 
@@ -107,6 +111,12 @@ impl Work {
         }
         let length = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         Ok(self.buffer.split_to(length).freeze())
+    }
+
+    /// From here on it takes as long as its caller does. Its sandbox may be paused meanwhile, and
+    /// then it is given up.
+    pub(super) fn let_pause(&mut self) {
+        self.moving = None;
     }
 
     /// Whether it has said something, or ended, although it was not its turn.
@@ -157,7 +167,8 @@ impl Work {
             self.sandbox.skeleton.condemn("out of memory");
             return ProviderError::Gone(self.sandbox.id);
         }
-        let why = "what worked on it inside the sandbox was killed".to_owned();
+        let why = "it ended early inside the sandbox: killed, or the file became shorter";
+        let why = why.to_owned();
         ProviderError::Failed { why, maybe_done: true }
     }
 }

@@ -32,6 +32,10 @@ use process::{End, Process, Writable};
 use streams::{Kind, Stream};
 pub(super) use table::Table;
 
+/// Bytes of arguments, environment, folder and name of one process. They are kept while it runs,
+/// and a kernel takes no more than half of it in one argument.
+const TEXT_MAX: usize = 256 * 1024;
+
 /// Longest from an order to a running program. It takes about 2 ms.
 const START_MAX: Duration = Duration::from_secs(10);
 
@@ -149,6 +153,7 @@ async fn start(
     let command = Command { arguments: request.arguments.clone(), env, cwd: cwd.clone() };
     let order = control::sealed_value(&command).map_err(failed)?;
     let (ours, theirs) = Ours::make(request.stdin).map_err(failed)?;
+    let moving = sandbox.pause.keep_moving().await;
     let number = engine.number();
     let mut said = sandbox.skeleton.watch_command(number);
     let files: Vec<_> = std::iter::once(&order).chain(&theirs.files).map(AsFd::as_fd).collect();
@@ -166,6 +171,7 @@ async fn start(
         Ok(Some(_) | None) => return Err(ProviderError::Gone(sandbox.id)),
         Err(_late) => return Err(ProviderError::Timeout { maybe_done: true }),
     };
+    drop(moving);
     let (writable, streams) = ours.connect().map_err(failed)?;
     let info =
         ProcessInfo { pid, arguments: request.arguments, env: request.env, cwd, tag: request.tag };
@@ -180,6 +186,13 @@ async fn start(
 /// What no kernel would take.
 fn check(request: &StartRequest) -> Result<(), ProviderError> {
     let refused = |why: &str| Err(ProviderError::Refused { why: why.to_owned() });
+    let others = request.cwd.iter().chain(&request.tag);
+    let texts = request.arguments.iter().chain(request.env.keys()).chain(request.env.values());
+    let bytes: usize = texts.chain(others).map(String::len).sum();
+    if bytes > TEXT_MAX {
+        let what = "text of a process (arguments, environment)";
+        return Err(ProviderError::TooLarge { what, bytes: bytes as u64, max: TEXT_MAX as u64 });
+    }
     if request.arguments.first().is_none_or(String::is_empty) {
         return refused("a process needs a program to run");
     }

@@ -29,8 +29,9 @@ use crate::provider::{
 };
 
 /// Our own programs, as sandboxes see them below `/opt/sandpit`.
-pub(super) const PROGRAMS: [(&str, &str); 6] = [
+pub(super) const PROGRAMS: [(&str, &str); 7] = [
     ("home.py", include_str!("../../../python/home.py")),
+    ("magic.py", include_str!("../../../python/magic.py")),
     ("notebook/IPython/__init__.py", include_str!("../../../python/notebook/IPython/__init__.py")),
     ("notebook/IPython/display.py", include_str!("../../../python/notebook/IPython/display.py")),
     ("shown.py", include_str!("../../../python/shown.py")),

@@ -161,12 +161,18 @@ impl Worker {
             && self.stage.has_changed().is_ok()
     }
 
-    /// Makes a folder the one where its cells run.
-    async fn go_to(&self, cwd: &str) -> io::Result<()> {
+    /// Makes a folder the one where its cells run; whether it could be is the inner answer.
+    async fn go_to(&mut self, cwd: &str) -> Result<io::Result<()>, NoWorker> {
         if cwd == HOME {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        write_all(&self.channel, &Order::Cwd { cwd }.encode(&[])).await
+        write_all(&self.channel, &Order::Cwd { cwd }.encode(&[])).await?;
+        match tokio::time::timeout(HELLO_MAX, frame(&self.channel, &mut self.decoder)).await {
+            Ok(Ok(Frame::Moved { errno: 0 })) => Ok(Ok(())),
+            Ok(Ok(Frame::Moved { errno })) => Ok(Err(io::Error::from_raw_os_error(errno))),
+            Ok(Err(none)) => Err(none),
+            Ok(Ok(_)) | Err(_) => Err(NoWorker(Arc::from("it did not go where it was told"))),
+        }
     }
 
     /// Asks it to stop a cell, whose order was written whole.
@@ -242,8 +248,10 @@ impl Engine {
         let ready = async {
             let (pid, handle) = verified(&mut stage).await?;
             let mut decoder = Decoder::default();
-            hello(&channel, &mut decoder).await?;
-            Ok::<_, NoWorker>((pid, handle, decoder))
+            match frame(&channel, &mut decoder).await? {
+                Frame::Hello { proto: PROTOCOL, .. } => Ok((pid, handle, decoder)),
+                _ => Err(NoWorker(Arc::from("it did not say hello"))),
+            }
         };
         let late = |_| NoWorker(Arc::from("it was not ready in time"));
         let (pid, handle, decoder) =
@@ -270,17 +278,18 @@ impl Engine {
     }
 
     /// The same for a context that has no worker, in a sandbox that may have a holder: the worker
-    /// gets its environment.
+    /// gets its environment, and goes where the context begins. Whether it could is the second
+    /// answer; where it could not it is at home.
     pub(super) async fn attach_again(
         &self,
         sandbox: &Sandbox,
         context: &Context,
-    ) -> Result<Worker, NoWorker> {
+    ) -> Result<(Worker, io::Result<()>), NoWorker> {
         let _moving = sandbox.pause.keep_moving().await;
-        let worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
+        let mut worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
         sandbox.tell(&worker).await?;
-        worker.go_to(&context.cwd).await?;
-        Ok(worker)
+        let went = worker.go_to(&context.cwd).await?;
+        Ok((worker, went))
     }
 }
 
@@ -298,7 +307,8 @@ async fn verified(
     }
 }
 
-async fn hello(channel: &OwnedFd, decoder: &mut Decoder) -> Result<(), NoWorker> {
+/// The next thing a worker says, before any cell ran in it.
+async fn frame(channel: &OwnedFd, decoder: &mut Decoder) -> Result<Frame, NoWorker> {
     let channel = sys::listen(channel.as_fd(), Interest::READABLE)?;
     let mut bytes = [0; 1024];
     loop {
@@ -310,9 +320,9 @@ async fn hello(channel: &OwnedFd, decoder: &mut Decoder) -> Result<(), NoWorker>
             Err(_would_block) => continue,
         }
         match decoder.next() {
-            Ok(Some(Frame::Hello { proto: PROTOCOL, .. })) => return Ok(()),
+            Ok(Some(frame)) => return Ok(frame),
             Ok(None) => {}
-            Ok(Some(_)) | Err(_) => return Err(NoWorker(Arc::from("it did not say hello"))),
+            Err(garbled) => return Err(NoWorker(Arc::from(garbled.to_string()))),
         }
     }
 }

@@ -102,7 +102,7 @@ fn nesting_does_not_end_us() {
 #[test]
 fn an_order_is_lengths_header_and_body() {
     let env = BTreeMap::new();
-    let order = Order::Run { id: 1, env: &env, cwd: "/", code: 3, params: true };
+    let order = Order::Run { id: 1, env: &env, cwd: Some("/"), code: 3, params: true };
     let header = r#"{"op":"run","id":1,"env":{},"cwd":"/","code":3,"params":true}"#;
     assert_eq!(order.encode(&[b"1+1", b"{}"]), bytes(header, b"1+1{}"));
 }

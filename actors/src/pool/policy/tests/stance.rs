@@ -15,8 +15,9 @@ fn resume(ticket: u64, sandbox: SandboxId) -> Event {
 
 const RESUME: Ask = Ask::Turn(Turn::Resume { lifetime: Duration::from_secs(50) });
 
-fn turned(sandbox: SandboxId, turn: Turn) -> Event {
-    Event::Turned { sandbox, turn, outcome: Ok(()) }
+/// The turn of that round went well.
+fn turned(sandbox: SandboxId, round: u64) -> Event {
+    Event::Turned { sandbox, round, outcome: Ok(()) }
 }
 
 /// The facts that were told to `ticket`.
@@ -33,8 +34,8 @@ fn told(effects: &[Effect], ticket: u64) -> Option<&Facts> {
 fn paused() -> (Pool, SandboxId) {
     let (mut pool, sandbox) = leased(limits(0));
     let effects = pool.step(at(9), pause(2, sandbox));
-    assert_eq!(effects, [Effect::Turn { sandbox, turn: Turn::Pause }]);
-    let effects = pool.step(at(10), turned(sandbox, Turn::Pause));
+    assert_eq!(effects, [Effect::Turn { sandbox, turn: Turn::Pause, round: 1 }]);
+    let effects = pool.step(at(10), turned(sandbox, 1));
     assert!(told(&effects, 2).is_some_and(|facts| facts.paused));
     (pool, sandbox)
 }
@@ -100,11 +101,11 @@ fn what_goes_on_has_a_new_lifetime_and_its_runs_have_the_time_they_had() {
     let _ = pool.step(at(2), begin(2, sandbox));
     let before = pool.leased[&sandbox].running.values().copied().max().expect("it runs");
     let _ = pool.step(at(5), pause(3, sandbox));
-    let _ = pool.step(at(5), turned(sandbox, Turn::Pause));
+    let _ = pool.step(at(5), turned(sandbox, 1));
     let effects = pool.step(at(25), resume(4, sandbox));
     let Ask::Turn(turn) = RESUME else { unreachable!("it is one") };
-    assert_eq!(effects, [Effect::Turn { sandbox, turn }]);
-    let effects = pool.step(at(25), turned(sandbox, turn));
+    assert_eq!(effects, [Effect::Turn { sandbox, turn, round: 2 }]);
+    let effects = pool.step(at(25), turned(sandbox, 2));
     let facts = told(&effects, 4).expect("it goes on");
     assert_eq!((facts.paused, facts.expires), (false, at(75)));
     let after = pool.leased[&sandbox].running.values().copied().max().expect("it runs");
@@ -117,16 +118,16 @@ fn who_comes_while_it_stops_waits_for_the_outcome() {
     let _ = pool.step(at(2), pause(2, sandbox));
     assert_eq!(pool.step(at(2), ask(3, sandbox, Ask::Enter)), []);
     assert_eq!(pool.step(at(2), resume(4, sandbox)), []);
-    let effects = pool.step(at(3), turned(sandbox, Turn::Pause));
+    let effects = pool.step(at(3), turned(sandbox, 1));
     assert!(told(&effects, 2).is_some());
     let refused = Effect::Refuse { ticket: Ticket(3), refusal: Refusal::Paused { sandbox } };
     assert!(effects.contains(&refused), "{effects:?}");
     let Ask::Turn(turn) = RESUME else { unreachable!("it is one") };
     assert!(
-        effects.contains(&Effect::Turn { sandbox, turn }),
+        effects.contains(&Effect::Turn { sandbox, turn, round: 2 }),
         "the second one's turn: {effects:?}"
     );
-    assert!(told(&pool.step(at(3), turned(sandbox, turn)), 4).is_some());
+    assert!(told(&pool.step(at(3), turned(sandbox, 2)), 4).is_some());
 }
 
 #[test]
@@ -140,6 +141,19 @@ fn who_waits_too_long_is_told_so() {
 }
 
 #[test]
+fn whoever_asked_is_told_in_time_and_it_stops_all_the_same() {
+    let (mut pool, sandbox) = leased(limits(0));
+    let (tenant, turn, until) = (Tenant::local(), Ask::Turn(Turn::Pause), at(4));
+    let event = Event::Ask { ticket: Ticket(2), tenant, sandbox, ask: turn, until };
+    let _ = pool.step(at(2), event);
+    assert_eq!(pool.next_deadline(), Some(at(4)));
+    assert_eq!(refusal(&pool.step(at(4), Event::Tick)), Some(&Refusal::Unfinished));
+    assert_eq!(pool.step(at(5), turned(sandbox, 1)), []);
+    let refused = pool.step(at(6), ask(3, sandbox, Ask::Enter));
+    assert_eq!(refusal(&refused), Some(&Refusal::Paused { sandbox }));
+}
+
+#[test]
 fn a_pause_that_is_not_confirmed_is_undone() {
     let (mut pool, sandbox) = leased(limits(0));
     let _ = pool.step(at(2), pause(2, sandbox));
@@ -147,9 +161,9 @@ fn a_pause_that_is_not_confirmed_is_undone() {
     let effects = pool.step(at(32), Event::Tick);
     assert!(refusal(&effects).is_some(), "whoever asked is told: {effects:?}");
     let turn = Turn::Resume { lifetime: 269 * SECOND };
-    assert!(effects.contains(&Effect::Turn { sandbox, turn }), "{effects:?}");
-    assert_eq!(pool.step(at(33), turned(sandbox, Turn::Pause)), [], "too late to count");
-    let _ = pool.step(at(33), turned(sandbox, turn));
+    assert!(effects.contains(&Effect::Turn { sandbox, turn, round: 2 }), "{effects:?}");
+    assert_eq!(pool.step(at(33), turned(sandbox, 1)), [], "too late to count");
+    let _ = pool.step(at(33), turned(sandbox, 2));
     assert!(told(&pool.step(at(34), ask(3, sandbox, Ask::Enter)), 3).is_some(), "it runs");
 }
 
@@ -158,8 +172,8 @@ fn what_may_stand_still_when_its_time_is_over_does() {
     let (mut pool, sandbox) = kept_at_expiry();
     assert_eq!(pool.next_deadline(), Some(at(51)));
     let effects = pool.step(at(51), Event::Tick);
-    assert_eq!(effects, [Effect::Turn { sandbox, turn: Turn::Pause }]);
-    assert_eq!(pool.step(at(51), turned(sandbox, Turn::Pause)), []);
+    assert_eq!(effects, [Effect::Turn { sandbox, turn: Turn::Pause, round: 1 }]);
+    assert_eq!(pool.step(at(51), turned(sandbox, 1)), []);
     let refused = pool.step(at(60), ask(2, sandbox, Ask::Enter));
     assert_eq!(refusal(&refused), Some(&Refusal::Paused { sandbox }));
 }
@@ -169,7 +183,7 @@ fn what_cannot_stand_still_when_its_time_is_over_ends() {
     let (mut pool, sandbox) = kept_at_expiry();
     let _ = pool.step(at(51), Event::Tick);
     let no = Err(ProviderError::unsupported("pausing"));
-    let effects = pool.step(at(51), Event::Turned { sandbox, turn: Turn::Pause, outcome: no });
+    let effects = pool.step(at(51), Event::Turned { sandbox, round: 1, outcome: no });
     assert_eq!(effects, [Effect::Destroy { sandbox, cause: Cause::Expired }]);
 }
 
@@ -183,7 +197,7 @@ fn an_end_in_the_middle_of_a_turn_answers_everybody() {
         let gone = |effect: &Effect| matches!(effect, Effect::Refuse { ticket, refusal: Refusal::Gone { .. } } if ticket.0 == asked);
         assert!(effects.iter().any(gone), "{asked}: {effects:?}");
     }
-    assert_eq!(pool.step(at(4), turned(sandbox, Turn::Pause)), []);
+    assert_eq!(pool.step(at(4), turned(sandbox, 1)), []);
 }
 
 #[test]

@@ -16,7 +16,6 @@ use tokio::sync::{mpsc, watch};
 use super::super::super::control::{FromInit, ToInit};
 use super::super::super::sys;
 use super::super::link::lock;
-use super::super::pause::Clock;
 use super::super::sandbox::Sandbox;
 use super::lifetime::{Effect, Lifetime};
 use super::streams::Stream;
@@ -38,6 +37,9 @@ const STALLED_MAX: Duration = Duration::from_secs(60);
 /// From the end of a process to the end of what it wrote, for children that are about to end as
 /// well.
 const DRAIN_MAX: Duration = Duration::from_millis(50);
+
+/// Later than any sandbox lives.
+const NEVER: Moment = Moment::from_nanos(u64::MAX);
 
 /// Events that a stream may hold when its process ends: 1 MiB, which is as large as a pipe gets.
 const HELD_MAX: usize = 32;
@@ -91,14 +93,18 @@ impl End {
 pub(super) struct Process {
     /// How we call it.
     pub(super) number: u64,
-    pub(super) info: ProcessInfo,
+    /// Its process id inside.
+    pid: u32,
+    tag: Option<String>,
     pub(super) writable: Writable,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// While it runs: it may be long.
+    info: Option<ProcessInfo>,
     readers: Vec<mpsc::Sender<ProcessEvent>>,
     /// How and when it ended.
     end: Option<(ProcessEnd, Moment)>,
@@ -106,8 +112,14 @@ struct State {
 
 impl Process {
     pub(super) fn new(number: u64, info: ProcessInfo, writable: Writable) -> Self {
-        let ended = watch::Sender::new(false);
-        Self { number, info, writable, state: Mutex::default(), ended }
+        let (pid, tag) = (info.pid, info.tag.clone());
+        let state = Mutex::new(State { info: Some(info), readers: Vec::new(), end: None });
+        Self { number, pid, tag, writable, state, ended: watch::Sender::new(false) }
+    }
+
+    /// What it is, while it runs.
+    pub(super) fn info(&self) -> Option<ProcessInfo> {
+        lock(&self.state).info.clone()
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -121,8 +133,8 @@ impl Process {
 
     pub(super) fn is_called(&self, which: &ProcessRef) -> bool {
         match which {
-            ProcessRef::Pid(pid) => self.info.pid == *pid,
-            ProcessRef::Tag(tag) => self.info.tag.as_ref() == Some(tag),
+            ProcessRef::Pid(pid) => self.pid == *pid,
+            ProcessRef::Tag(tag) => self.tag.as_ref() == Some(tag),
         }
     }
 
@@ -130,7 +142,7 @@ impl Process {
     pub(super) fn attach(&self) -> Result<Attached, ProviderError> {
         let (reader, attached) = mpsc::channel(EVENTS_MAX);
         // There is room for these two.
-        let _ = reader.try_send(ProcessEvent::Started { pid: self.info.pid });
+        let _ = reader.try_send(ProcessEvent::Started { pid: self.pid });
         let mut state = lock(&self.state);
         match state.end {
             Some((end, _)) => drop(reader.try_send(ProcessEvent::Ended(end))),
@@ -191,11 +203,25 @@ impl Process {
         }
     }
 
+    /// Its sandbox is paused: whoever reads hears nothing more, and may come again later.
+    fn let_go(&self) {
+        let readers = std::mem::take(&mut lock(&self.state).readers);
+        if readers.is_empty() {
+            return;
+        }
+        // Those who are slow get what they have not read before.
+        tokio::spawn(async move {
+            let lost = || ProcessEvent::Ended(ProcessEnd::Lost);
+            join_all(readers.iter().map(|reader| reader.send_timeout(lost(), STALLED_MAX))).await;
+        });
+    }
+
     /// It ended: whoever reads is told, and whoever comes later will be.
     async fn tell_end(&self, end: ProcessEnd) {
         let readers = {
             let mut state = lock(&self.state);
             state.end = Some((end, sys::now()));
+            state.info = None;
             std::mem::take(&mut state.readers)
         };
         self.ended.send_replace(true);
@@ -245,9 +271,9 @@ async fn watch_end(
     let skeleton = &sandbox.skeleton;
     let mut clock = sandbox.pause.clock();
     let end = loop {
-        // Nothing is due while the sandbox is paused.
-        let due = if clock.goes() { lifetime.step(sandbox.pause.now()) } else { None };
-        if let Some(effect) = due {
+        if !clock.goes() {
+            process.let_go();
+        } else if let Some(effect) = lifetime.step(sandbox.pause.now()) {
             let signal = match effect {
                 Effect::Ask => libc::SIGTERM,
                 Effect::Kill => libc::SIGKILL,
@@ -262,7 +288,7 @@ async fn watch_end(
                 Some(_) => {}
                 None => break ProcessEnd::Lost,
             },
-            () = due_at(&mut clock, lifetime.next()) => {}
+            () = clock.until(lifetime.next().unwrap_or(NEVER)) => {}
         }
     };
     if end != ProcessEnd::Lost && sandbox.ran_out_of_memory() {
@@ -273,22 +299,19 @@ async fn watch_end(
     ended.send_replace(Some(if over { ProcessEnd::Deadline } else { end }));
     if over {
         // Others of its session have what is left of the two seconds.
-        while let Some(at) = lifetime.next()
-            && (!clock.goes() || sandbox.pause.now() < at)
-            && skeleton.is_up()
-        {
-            clock.until(at).await;
+        let rest = async {
+            while let Some(at) = lifetime.next()
+                && (!clock.goes() || sandbox.pause.now() < at)
+            {
+                clock.until(at).await;
+            }
+        };
+        tokio::select! {
+            () = rest => {}
+            _ = skeleton.gone() => return,
         }
         // As above.
-        let _ = skeleton.order(&ToInit::KillLeft { session: process.info.pid }, &[]).await;
-    }
-}
-
-/// Waits until then, or until the clock stops or goes on; without a time, for ever.
-async fn due_at(clock: &mut Clock, at: Option<Moment>) {
-    match at {
-        Some(at) => clock.until(at).await,
-        None => std::future::pending().await,
+        let _ = skeleton.order(&ToInit::KillLeft { session: process.pid }, &[]).await;
     }
 }
 

@@ -48,9 +48,7 @@ impl Table {
 
     /// Those that run.
     pub(super) fn running(&self) -> Vec<ProcessInfo> {
-        let all = lock(&self.0);
-        let running = all.iter().filter(|process| process.is_running());
-        running.map(|process| process.info.clone()).collect()
+        lock(&self.0).iter().filter_map(|process| process.info()).collect()
     }
 
     /// One that runs, or else the last of this name that did.

@@ -120,7 +120,8 @@ impl Run {
         }
         let worker = match place.take().filter(Worker::is_alive) {
             Some(worker) => Ok(worker),
-            None => self.engine.attach_again(&sandbox, &context).await,
+            // Where its folder is gone it begins at home.
+            None => self.engine.attach_again(&sandbox, &context).await.map(|(worker, _)| worker),
         };
         let mut worker = match worker {
             Ok(worker) => worker,
@@ -166,7 +167,7 @@ impl Run {
         let order = Order::Run {
             id,
             env: &request.env,
-            cwd: Self::cwd(request),
+            cwd: request.cwd.as_deref(),
             code: code.len(),
             params: params.is_some(),
         };

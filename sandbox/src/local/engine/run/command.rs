@@ -10,7 +10,7 @@ use rustix::pipe::PipeFlags;
 use sandpit_messages::time::Moment;
 use tokio::sync::mpsc;
 
-use super::super::super::control::{self, Command, End, FromInit, ToInit};
+use super::super::super::control::{self, Command, End, FromInit, Hindrance, ToInit};
 use super::super::super::state::{Effect, Event, ended};
 use super::super::link::Skeleton;
 use super::output::{Output, Read};
@@ -34,7 +34,7 @@ struct Ends {
 /// What init said last.
 enum Last {
     Ended { end: End, survivors: u32 },
-    NotStarted { errno: i32 },
+    NotStarted { hindrance: Hindrance, errno: i32 },
     Lost,
 }
 
@@ -63,10 +63,13 @@ impl Run {
         let last = self.watch_command(number, &mut events, &ends, &mut streams).await;
         let (outcome, end, survivors) = match last {
             Last::Ended { end, survivors } => (ended(end.status), Some(end), survivors),
-            Last::NotStarted { errno } => {
+            Last::NotStarted { hindrance, errno } => {
                 let code = if errno == libc::ENOENT { NOT_FOUND } else { NOT_RUNNABLE };
                 let error = std::io::Error::from_raw_os_error(errno);
-                let name = arguments.first().map_or("", String::as_str);
+                let name = match hindrance {
+                    Hindrance::Folder => Self::cwd(request),
+                    _ => arguments.first().map_or("", String::as_str),
+                };
                 return self.not_run(format!("{name}: {error}\n"), code).await;
             }
             Last::Lost => (Outcome::Lost, None, 0),
@@ -169,7 +172,9 @@ impl Run {
                         last = Some((Last::Ended { end, survivors }, self.now() + DRAIN_MAX));
                         None
                     }
-                    Some(FromInit::NotStarted { errno, .. }) => return Last::NotStarted { errno },
+                    Some(FromInit::NotStarted { hindrance, errno, .. }) => {
+                        return Last::NotStarted { hindrance, errno };
+                    }
                     Some(FromInit::Counted { .. } | FromInit::Halted { .. }) => None,
                     None => return Last::Lost,
                 },
