@@ -12,7 +12,6 @@ use axum::body::Bytes;
 use axum::http::{StatusCode, header};
 use axum::routing::{delete, post};
 use axum::serve::ListenerExt;
-use sandpit_sandbox::Provider;
 use sandpit_sandbox::e2b::wire::control::{ENVD_VERSION, Sandbox};
 use sandpit_sandbox::e2b::wire::filesystem::Written as File;
 use sandpit_sandbox::e2b::wire::interpreter::{Line, Shown};
