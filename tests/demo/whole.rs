@@ -144,6 +144,7 @@ fn a_kill_leaves_nothing_either() {
 
 #[test]
 fn without_a_package_index_the_error_names_the_way_out() {
+    let _alone = alone();
     let data = folder(&format!("demo-offline-{}", std::process::id()));
     // Nobody answers on the port for discarding.
     let (_, code, stdout, stderr) = run(demo(&data)
@@ -160,6 +161,7 @@ fn without_a_package_index_the_error_names_the_way_out() {
 
 #[test]
 fn without_a_python_the_error_names_the_way_out() {
+    let _alone = alone();
     let data = folder(&format!("demo-pythonless-{}", std::process::id()));
     let (_, code, _, stderr) =
         run(demo(&data).args(["--set", "provider.local.python=/nowhere/python3"]));
@@ -170,6 +172,7 @@ fn without_a_python_the_error_names_the_way_out() {
 
 #[test]
 fn fewer_agents_than_it_promises_are_refused() {
+    let _alone = alone();
     let (_, code, _, stderr) = run(demo(&folder("demo")).args(["--agents", "7"]));
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("8..=60"), "{stderr}");
