@@ -56,7 +56,9 @@ pub struct GuardConfig {
     pub budget_percent: u32,
     /// And so many more each second.
     pub budget_floor: u32,
-    /// Calls that a breaker looks at.
+    /// Failures in a row that open a breaker.
+    pub breaker_in_a_row: usize,
+    /// Calls whose share of failures a breaker looks at.
     pub breaker_calls: usize,
     /// Fewer decide nothing.
     pub breaker_calls_min: usize,

@@ -286,6 +286,7 @@ impl Reading {
             ("supervise.pause_min_ms", "supervise.pause_max_ms"),
             ("pool.total_max", "provider.local.sandboxes_max"),
             ("provider.guard.retry_base_ms", "provider.guard.retry_cap_ms"),
+            ("provider.guard.breaker_in_a_row", "provider.guard.breaker_calls"),
             ("provider.guard.breaker_calls_min", "provider.guard.breaker_calls"),
             ("provider.guard.breaker_open_min_s", "provider.guard.breaker_open_max_s"),
             ("provider.guard.create_slow_s", "provider.guard.create_max_s"),

@@ -95,6 +95,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("provider.guard.retry_cap_ms", Whole(1, 600_000)),
     ("provider.guard.budget_percent", Whole(0, 100)),
     ("provider.guard.budget_floor", Whole(0, 1_000)),
+    ("provider.guard.breaker_in_a_row", Whole(1, 1_000)),
     ("provider.guard.breaker_calls", Whole(1, 1_000)),
     ("provider.guard.breaker_calls_min", Whole(1, 1_000)),
     ("provider.guard.breaker_age_max_s", Number(1.0, 3_600.0)),

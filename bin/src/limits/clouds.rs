@@ -148,6 +148,7 @@ pub(crate) fn guard(guard: &GuardConfig, endpoint: &EndpointConfig) -> Limits {
             ..budget::Limits::default()
         },
         breaker: breaker::Limits {
+            in_a_row: guard.breaker_in_a_row,
             calls: guard.breaker_calls,
             age_max: guard.breaker_age_max,
             calls_min: guard.breaker_calls_min,

@@ -2,6 +2,10 @@
 //!
 //! One that fails most calls is left alone for a while; then a few calls, one at a time, find out
 //! whether it is well again.
+//!
+//! Two signs tell illness from chance. Ten failures in a row: an endpoint that fails one call of
+//! three has them once in some 90,000 calls, one that is out at once. And a share of many calls,
+//! for an endpoint that answers now and then. ADR 011 has the figures.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,13 +15,15 @@ use sandpit_messages::time::Moment;
 /// When it opens and closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// So many of the last calls are looked at.
+    /// It opens when so many calls in a row failed.
+    pub in_a_row: usize,
+    /// So many of the last calls are looked at for their share. At least `in_a_row`.
     pub calls: usize,
     /// And none that is older.
     pub age_max: Duration,
-    /// Fewer calls decide nothing.
+    /// Of fewer calls no share is taken.
     pub calls_min: usize,
-    /// It opens when more than this share of them failed, in percent.
+    /// It opens too when more than this share of them failed, in percent.
     pub failed_percent: usize,
     /// How long it stays open at first; doubled while the endpoint stays ill.
     pub open_min: Duration,
@@ -30,9 +36,10 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            calls: 20,
+            in_a_row: 10,
+            calls: 100,
             age_max: Duration::from_secs(60),
-            calls_min: 10,
+            calls_min: 20,
             failed_percent: 50,
             open_min: Duration::from_secs(30),
             open_max: Duration::from_secs(120),
@@ -143,7 +150,8 @@ impl Breaker {
                 }
                 let failed = ended.iter().filter(|(_, failed)| *failed).count();
                 let many = failed * 100 > ended.len() * limits.failed_percent;
-                let opens = ended.len() >= limits.calls_min && many;
+                let row = ended.iter().rev().take_while(|(_, failed)| *failed).count();
+                let opens = row >= limits.in_a_row || (ended.len() >= limits.calls_min && many);
                 if opens {
                     self.open(now, limits.open_min, share);
                 }
@@ -213,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::guard::dice::Dice;
 
     fn at(seconds: u64) -> Moment {
         Moment::START + Duration::from_secs(seconds)
@@ -240,6 +249,49 @@ mod tests {
         assert_eq!(breaker.next_try(), Some(at(31)));
         assert!(breaker.admit(at(31)).is_some());
         assert_eq!(breaker.admit(at(31)), None, "one at a time");
+    }
+
+    #[test]
+    fn many_calls_that_went_well_do_not_hide_that_it_is_out() {
+        let mut breaker = Breaker::new(Limits::default(), at(0));
+        for _ in 0..200 {
+            call(&mut breaker, at(1), Verdict::Well);
+        }
+        for failed in 1..=10 {
+            assert_eq!(breaker.position(at(1)), Position::Closed, "after {failed} failures");
+            call(&mut breaker, at(1), Verdict::Ill);
+        }
+        assert_eq!(breaker.position(at(1)), Position::Open);
+    }
+
+    #[test]
+    fn one_that_answers_now_and_then_is_left_alone_for_its_share() {
+        let mut breaker = Breaker::new(Limits::default(), at(0));
+        let mut calls = 0;
+        while breaker.position(at(1)) == Position::Closed {
+            calls += 1;
+            call(&mut breaker, at(1), if calls % 4 == 0 { Verdict::Well } else { Verdict::Ill });
+        }
+        assert_eq!(calls, 20, "three of four fail: as soon as a share is taken");
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_one_call_of_three_is_not_left_alone_by_chance() {
+        let mut opened = 0;
+        for seed in 0..100 {
+            let mut breaker = Breaker::new(Limits::default(), at(0));
+            let mut dice = Dice::new(seed);
+            for tenth in 0..1_000 {
+                let now = Moment::START + Duration::from_millis(100 * tenth);
+                if breaker.position(now) == Position::Closed {
+                    let fails = dice.bits().is_multiple_of(3);
+                    call(&mut breaker, now, if fails { Verdict::Ill } else { Verdict::Well });
+                }
+            }
+            opened += u32::from(breaker.round > 0);
+        }
+        // With the last twenty calls alone it is all of them.
+        assert!(opened <= 20, "{opened} of 100 opened");
     }
 
     #[test]
