@@ -22,6 +22,10 @@ pub(crate) const TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest anything is waited for that is not an execution.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Longest what is asked to stop may take to do so, on a machine that also compiles: what would
+/// stop is not killed because the machine stood still for a moment.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// Names a program that these tests start inner processes from, where the one that was built
 /// cannot be read by the user who runs them.
 pub(crate) const LAUNCHER: &str = "SANDPIT_TEST_LAUNCHER";
@@ -58,7 +62,7 @@ pub(crate) fn options() -> Options {
         rotate_forks: 500,
         rotate_age: Duration::from_secs(1_800),
         huge_pages: false,
-        bounds: Bounds::default(),
+        bounds: Bounds { grace: GRACE, ..Bounds::default() },
         templates: BTreeMap::from([("base".to_owned(), base())]),
         layers: Layers::default(),
     }
