@@ -1,7 +1,6 @@
 //! The life of sandboxes: the control plane.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -17,6 +16,15 @@ use super::wire::control::{NewSandbox, Sandbox, SandboxDetail, SandboxMetric, Sa
 use super::wire::{ENVD_PORT, header};
 use crate::ProviderError;
 use crate::provider::{CreateRequest, Created, Destroyed, Lease, Sample, SandboxInfo};
+
+/// Which route of creation a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// The second version, perhaps beside the first.
+    New,
+    /// Only the first.
+    Old,
+}
 
 /// Which of our sandboxes it is.
 const LEASE: &str = "sandpit-lease";
@@ -118,8 +126,14 @@ impl Cloud {
             ask(json(request.header(header::IDEMPOTENCY_KEY, sandbox.as_str()), body)).await
         };
         let mut answer = None;
-        if !self.is_old.load(Ordering::Relaxed) {
-            answer = Some(send("/v2/sandboxes", &body).await?).filter(|it| it.status != 404);
+        if self.route.get() != Some(&Route::Old) {
+            let told = send("/v2/sandboxes", &body).await?;
+            if told.is_success() {
+                self.route.get_or_init(|| Route::New);
+            }
+            // Where it is known to be there, nothing else can be missing than the template.
+            let decides = told.status != 404 || self.route.get() == Some(&Route::New);
+            answer = decides.then_some(told);
         }
         let answer = match answer {
             Some(answer) => answer,
@@ -128,7 +142,7 @@ impl Cloud {
                 body.secure = Some(true);
                 let answer = send("/sandboxes", &body).await?;
                 if answer.is_success() {
-                    self.is_old.store(true, Ordering::Relaxed);
+                    self.route.get_or_init(|| Route::Old);
                 }
                 answer
             }
@@ -213,7 +227,7 @@ impl Cloud {
         let remote = self.remote(sandbox).await?;
         let body = json!({ "timeout": seconds(self.options.lifetime) });
         let path = |version| format!("{version}/sandboxes/{}/connect", remote.id);
-        let old = self.is_old.load(Ordering::Relaxed);
+        let old = self.route.get() == Some(&Route::Old);
         let path = path(if old { "" } else { "/v2" });
         let answer = ask(json(self.control(Method::POST, &path), &body)).await?;
         self.done(sandbox, &answer)?;

@@ -20,8 +20,7 @@ mod stream;
 pub mod wire;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use reqwest::{Client, Method, RequestBuilder};
@@ -31,6 +30,8 @@ use tokio::sync::{Notify, broadcast};
 
 pub use key::{ApiKey, NotAKey};
 pub use options::{Options, Template};
+
+use control::Route;
 
 use crate::provider::contexts::Contexts;
 use crate::provider::files::Files;
@@ -59,8 +60,8 @@ struct Cloud {
     /// Executions under way, and how to interrupt them.
     running: Mutex<BTreeMap<ExecId, Arc<Notify>>>,
     endings: broadcast::Sender<Ending>,
-    /// It knows only the older route of creation.
-    is_old: AtomicBool,
+    /// Which route of creation it has, once an answer has told.
+    route: OnceLock<Route>,
 }
 
 impl E2b {
@@ -76,7 +77,7 @@ impl E2b {
             known: Mutex::default(),
             running: Mutex::default(),
             endings,
-            is_old: AtomicBool::new(false),
+            route: OnceLock::new(),
             options,
         });
         tokio::spawn(keep::alive(Arc::downgrade(&cloud), cloud.options.lifetime));
