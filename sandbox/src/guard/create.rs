@@ -24,8 +24,24 @@ struct Doubt<'a> {
 impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         if self.is_open {
-            self.inner.shared().doubts.insert((self.at, self.sandbox));
+            self.inner.shared().places.doubt(self.at, self.sandbox);
         }
+    }
+}
+
+/// A creation under way, also where its caller goes away.
+struct Making<'a>(&'a Inner, SandboxId);
+
+impl<'a> Making<'a> {
+    fn of(inner: &'a Inner, sandbox: SandboxId) -> Self {
+        inner.shared().places.begin(sandbox);
+        Self(inner, sandbox)
+    }
+}
+
+impl Drop for Making<'_> {
+    fn drop(&mut self) {
+        self.0.shared().places.end(self.1);
     }
 }
 
@@ -36,7 +52,8 @@ impl Inner {
         if !(0..self.gates.len()).any(knows) {
             return Err(ProviderError::NoSuchTemplate { name: template.clone() });
         }
-        let owner = self.shared().owners.get(sandbox).copied();
+        let _making = Making::of(self, *sandbox);
+        let owner = self.shared().places.owner(*sandbox);
         let deadline = self.deadline(owner.unwrap_or_default());
         let mut attempts = None;
         loop {
@@ -102,7 +119,7 @@ impl Inner {
 
     fn has_room(&self, at: usize) -> bool {
         let Some(most) = self.gates[at].limits.sandboxes_max else { return true };
-        self.shared().owners.values().filter(|owner| **owner == at).count() < most
+        self.shared().places.at(at).count() < most
     }
 
     /// Asks one endpoint for it, as often as that makes sense.
@@ -135,9 +152,7 @@ impl Inner {
             let error = match ended {
                 Ok(created) => {
                     doubt.is_open = false;
-                    let mut shared = self.shared();
-                    shared.doubts.remove(&(at, sandbox));
-                    shared.owners.insert(sandbox, at);
+                    self.shared().places.made(at, sandbox);
                     return (Ok(created), Next::Again(std::time::Duration::ZERO));
                 }
                 Err(error) => error,

@@ -20,16 +20,32 @@ use crate::provider::{
 };
 use crate::{Provider, ProviderError};
 
+/// Lists under way, also where whoever asked goes away.
+struct Looking<'a>(&'a Inner);
+
+impl<'a> Looking<'a> {
+    fn at(inner: &'a Inner) -> Self {
+        inner.shared().places.begin_look();
+        Self(inner)
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.0.shared().places.end_look();
+    }
+}
+
 impl Inner {
     /// Where a sandbox is.
     async fn owner(&self, sandbox: SandboxId) -> Result<usize, ProviderError> {
-        let owner = self.shared().owners.get(&sandbox).copied();
+        let owner = self.shared().places.owner(sandbox);
         if let Some(owner) = owner {
             return Ok(owner);
         }
         // After a restart the endpoints know what we have forgotten.
         self.list().await?;
-        self.shared().owners.get(&sandbox).copied().ok_or(ProviderError::Gone(sandbox))
+        self.shared().places.owner(sandbox).ok_or(ProviderError::Gone(sandbox))
     }
 
     /// Makes a call where the sandbox is.
@@ -50,6 +66,7 @@ impl Inner {
     /// thought to be there still: nothing is taken for lost, or for nobody's, on its silence.
     async fn list(&self) -> Result<Vec<SandboxInfo>, ProviderError> {
         let list = |provider: Arc<dyn Provider>| async move { provider.list().await };
+        let _looking = Looking::at(self);
         let asked = (0..self.gates.len()).map(|at| self.call(at, Verb::Look, list));
         let answers = futures_util::future::join_all(asked).await;
         if answers.iter().all(Result::is_err) {
@@ -62,20 +79,17 @@ impl Inner {
                 Ok(found) => {
                     for info in found {
                         let sandbox = info.sandbox;
-                        if *shared.owners.entry(sandbox).or_insert(at) == at {
+                        if shared.places.found(at, sandbox) {
                             all.insert(sandbox, info);
-                        } else {
-                            shared.doubts.insert((at, sandbox));
                         }
                     }
                 }
                 Err(error) => {
                     let endpoint = &self.gates[at].name;
                     tracing::warn!(endpoint, %error, "it did not say which sandboxes it has");
-                    let there = shared.owners.iter().filter(|(_, owner)| **owner == at);
-                    for (sandbox, _) in there {
-                        let info = SandboxInfo { sandbox: *sandbox, template: String::new() };
-                        all.entry(*sandbox).or_insert(info);
+                    for sandbox in shared.places.at(at) {
+                        let info = SandboxInfo { sandbox, template: String::new() };
+                        all.entry(sandbox).or_insert(info);
                     }
                 }
             }
@@ -84,13 +98,7 @@ impl Inner {
     }
 
     async fn destroy(&self, sandbox: SandboxId) -> Result<Destroyed, ProviderError> {
-        let known = {
-            let shared = self.shared();
-            let mut known: BTreeSet<_> = shared.owners.get(&sandbox).copied().into_iter().collect();
-            let doubts = shared.doubts.iter().filter(|(_, doubtful)| *doubtful == sandbox);
-            known.extend(doubts.map(|(at, _)| *at));
-            known
-        };
+        let known = self.shared().places.perhaps(sandbox);
         let asked = if known.is_empty() { (0..self.gates.len()).collect() } else { known };
         let destroy = |provider: Arc<dyn Provider>| async move { provider.destroy(sandbox).await };
         let mut was_there = false;
@@ -101,10 +109,7 @@ impl Inner {
                     was_there |= destroyed.was_there;
                     let mut shared = self.shared();
                     shared.routes.released(at);
-                    shared.doubts.remove(&(at, sandbox));
-                    if shared.owners.get(&sandbox) == Some(&at) {
-                        shared.owners.remove(&sandbox);
-                    }
+                    shared.places.gone(at, sandbox);
                 }
                 Err(error) => failed = Some(error),
             }

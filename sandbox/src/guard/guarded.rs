@@ -1,10 +1,8 @@
 //! A provider over several endpoints, each behind its guards.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sandpit_messages::id::SandboxId;
 use sandpit_messages::time::Moment;
 use tokio::sync::broadcast;
 use tracing::Instrument as _;
@@ -12,6 +10,7 @@ use tracing::Instrument as _;
 use super::breaker::Verdict;
 use super::decision::{Decision, EndpointState, Hear, class_name};
 use super::gate::{Gate, Kind, Limits};
+use super::places::Places;
 use super::retry::{Attempts, Next, Repeat, Why};
 use super::routes::{self, Routes};
 use super::{Terms, Time, tend};
@@ -49,10 +48,7 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) routes: Routes,
-    /// Where each sandbox is.
-    pub(super) owners: BTreeMap<SandboxId, usize>,
-    /// Where one may be that should not be there.
-    pub(super) doubts: BTreeSet<(usize, SandboxId)>,
+    pub(super) places: Places,
 }
 
 /// What is asked of an endpoint.
@@ -94,11 +90,7 @@ impl Guarded {
                 (provider, Gate::new(name, limits, time.clone(), hear.clone(), seed))
             })
             .unzip();
-        let shared = Shared {
-            routes: Routes::new(routes, count),
-            owners: BTreeMap::new(),
-            doubts: BTreeSet::new(),
-        };
+        let shared = Shared { routes: Routes::new(routes, count), places: Places::default() };
         let inner = Inner { providers, gates, time, shared: Mutex::new(shared), endings };
         let guarded = Self(Arc::new(inner));
         tend::begin(&guarded.0);
@@ -127,8 +119,8 @@ impl Inner {
                 is_current: shared.routes.current() == at,
                 is_full: shared.routes.is_full(now, at),
                 is_locked: shared.routes.is_locked(at),
-                sandboxes: shared.owners.values().filter(|owner| **owner == at).count(),
-                doubtful: shared.doubts.iter().filter(|(owner, _)| *owner == at).count(),
+                sandboxes: shared.places.at(at).count(),
+                doubtful: shared.places.doubts().filter(|(owner, _)| *owner == at).count(),
                 in_use: state.bulkhead.in_use(),
                 waiting: state.bulkhead.waiting(),
                 budget_left: state.budget.left(now),

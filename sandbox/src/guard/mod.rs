@@ -14,6 +14,7 @@ mod gate;
 mod guarded;
 pub mod hedge;
 pub mod pace;
+pub mod places;
 pub mod retry;
 pub mod routes;
 mod tend;

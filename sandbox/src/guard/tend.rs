@@ -17,7 +17,7 @@ const AT_ONCE: usize = 8;
 
 /// Begins, until the endpoints are dropped.
 pub(super) fn begin(inner: &Arc<Inner>) {
-    for provider in &inner.providers {
+    for (at, provider) in inner.providers.iter().enumerate() {
         let mut heard = provider.endings();
         let (inner, endings) = (Arc::downgrade(inner), inner.endings.clone());
         tokio::spawn(async move {
@@ -25,9 +25,10 @@ pub(super) fn begin(inner: &Arc<Inner>) {
                 match heard.recv().await {
                     Ok(ending) => {
                         let Some(inner) = inner.upgrade() else { return };
-                        inner.shared().owners.remove(&ending.sandbox);
-                        // Nobody has to listen.
-                        let _ = endings.send(ending);
+                        if inner.shared().places.gone(at, ending.sandbox) {
+                            // Nobody has to listen.
+                            let _ = endings.send(ending);
+                        }
                     }
                     Err(broadcast::error::RecvError::Lagged(_)) => (),
                     Err(broadcast::error::RecvError::Closed) => return,
@@ -48,7 +49,7 @@ async fn tend(inner: Weak<Inner>) {
         for at in ill {
             inner.try_out(at).await;
         }
-        let doubts = inner.shared().doubts.clone();
+        let doubts: Vec<_> = inner.shared().places.doubts().collect();
         let open = doubts.into_iter().filter(|(at, _)| inner.gates[*at].closed_since().is_some());
         let ending =
             futures_util::stream::iter(open).map(|(at, sandbox)| inner.settle(at, sandbox));
@@ -87,7 +88,7 @@ impl Inner {
                 if destroyed.was_there {
                     tracing::info!(%sandbox, endpoint, "destroyed what a lost answer had left");
                 }
-                self.shared().doubts.remove(&(at, sandbox));
+                self.shared().places.gone(at, sandbox);
             }
             Err(error) => tracing::debug!(%sandbox, %error, "it stays in doubt"),
         }
