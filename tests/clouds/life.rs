@@ -7,8 +7,7 @@ use sandpit_sandbox::provider::{ExecEvent, Lease, Outcome, Progress, Work};
 use sandpit_sandbox::{Provider, ProviderError};
 use sandpit_tests::cloud::Cloud;
 use sandpit_tests::cloud::proxy::{Proxy, Weather};
-
-use crate::rig::{self, cell, create, end_of, listed, run, sandbox};
+use sandpit_tests::cloud::rig::{self, cell, create, end_of, listed, run, sandbox};
 
 #[tokio::test]
 async fn a_sandbox_lives_at_a_cloud_under_the_id_we_gave_it() {

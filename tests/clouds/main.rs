@@ -1,6 +1,4 @@
-//! Sandboxes at clouds: the provider `e2b` behind its guards, against a cloud with true books, on
-//! fair and on very rough ways.
+//! Sandboxes at clouds: the provider `e2b` against a cloud with true books. What happens on rough
+//! ways is seen against nodes, in `faces`.
 
-mod faults;
 mod life;
-mod rig;

@@ -4,6 +4,7 @@
 
 mod data;
 pub mod proxy;
+pub mod rig;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

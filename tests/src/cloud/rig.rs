@@ -1,8 +1,9 @@
-//! Endpoints of a test.
+//! Endpoints of a test, and what is asked of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::{KEY, TEMPLATE};
 use bytes::Bytes;
 use sandpit_actors::clock::Clock;
 use sandpit_messages::id::{ExecId, NodeId, SandboxId};
@@ -13,21 +14,23 @@ use sandpit_sandbox::guard::Time;
 use sandpit_sandbox::provider::{
     CreateRequest, Done, ExecEvent, ExecRequest, ExecStream, Limits, Work,
 };
-use sandpit_tests::cloud::{KEY, TEMPLATE};
 
 /// Whose sandboxes they are.
-pub(crate) fn node() -> NodeId {
+pub fn node() -> NodeId {
     NodeId::of_bits(7)
 }
 
 /// The time of this machine.
-pub(crate) fn time() -> Time {
+pub fn time() -> Time {
     let clock = Clock::start();
     Time::new(move || clock.now())
 }
 
-/// An endpoint behind this address.
-pub(crate) fn options(name: &str, url: &str) -> Options {
+/// How the endpoint behind this address is spoken to.
+///
+/// # Panics
+/// Never: the key is one.
+pub fn options(name: &str, url: &str) -> Options {
     let limits = Limits { memory_mb: 512, cpu_count: 2 };
     let template = |theirs: &str| Template { theirs: theirs.to_owned(), limits };
     let templates = [("python", template(TEMPLATE)), ("refused", template("refused"))];
@@ -48,25 +51,35 @@ pub(crate) fn options(name: &str, url: &str) -> Options {
     }
 }
 
-pub(crate) fn endpoint(name: &str, url: &str) -> E2b {
+/// The endpoint behind this address.
+///
+/// # Panics
+/// If it cannot be spoken to over HTTP.
+pub fn endpoint(name: &str, url: &str) -> E2b {
     E2b::new(options(name, url)).expect("an endpoint")
 }
 
 /// The same account, used by another node.
-pub(crate) fn foreign(url: &str) -> E2b {
+///
+/// # Panics
+/// If it cannot be spoken to over HTTP.
+pub fn foreign(url: &str) -> E2b {
     let options = Options { cluster: NodeId::of_bits(8), ..options("eu", url) };
     E2b::new(options).expect("an endpoint")
 }
 
-pub(crate) fn sandbox(number: u128) -> SandboxId {
+/// The sandbox with this number.
+pub fn sandbox(number: u128) -> SandboxId {
     SandboxId::minted(node(), number)
 }
 
-pub(crate) fn create(number: u128) -> CreateRequest {
+/// Asks for it.
+pub fn create(number: u128) -> CreateRequest {
     CreateRequest { sandbox: sandbox(number), template: "python".to_owned() }
 }
 
-pub(crate) fn run(number: u128, work: Work) -> ExecRequest {
+/// Asks for an execution.
+pub fn run(number: u128, work: Work) -> ExecRequest {
     ExecRequest {
         exec: ExecId::minted(number),
         work,
@@ -78,13 +91,17 @@ pub(crate) fn run(number: u128, work: Work) -> ExecRequest {
     }
 }
 
-pub(crate) fn cell(number: u128, code: &str) -> ExecRequest {
+/// Asks for one of Python.
+pub fn cell(number: u128, code: &str) -> ExecRequest {
     let work = Work::Cell { code: code.to_owned(), params: None, context: None };
     run(number, work)
 }
 
 /// All that an execution said, and how it ended.
-pub(crate) async fn end_of(mut stream: ExecStream) -> (Vec<ExecEvent>, Done) {
+///
+/// # Panics
+/// If it does not say how.
+pub async fn end_of(mut stream: ExecStream) -> (Vec<ExecEvent>, Done) {
     let mut events = Vec::new();
     loop {
         match stream.next().await.expect("it ends with its end") {
@@ -94,7 +111,11 @@ pub(crate) async fn end_of(mut stream: ExecStream) -> (Vec<ExecEvent>, Done) {
     }
 }
 
-pub(crate) async fn listed(provider: &dyn Provider) -> Vec<SandboxId> {
+/// What is there.
+///
+/// # Panics
+/// If that cannot be listed.
+pub async fn listed(provider: &dyn Provider) -> Vec<SandboxId> {
     let found = provider.list().await.expect("a list");
     found.into_iter().map(|info| info.sandbox).collect()
 }

@@ -1,16 +1,15 @@
 //! One sandpit as the cloud of another: the provider `e2b` against the facade of a node.
 
+mod faults;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use sandpit_actors::clock::Clock;
-use sandpit_messages::id::NodeId;
-use sandpit_sandbox::e2b::plan::Plan;
 use sandpit_sandbox::e2b::{ApiKey, E2b, Options, Template};
-use sandpit_sandbox::guard::Time;
 use sandpit_sandbox::provider::Limits;
 use sandpit_tests::cloud::proxy::{Proxy, Weather};
+use sandpit_tests::cloud::rig;
 use sandpit_tests::contract;
 use serde_json::Value;
 
@@ -50,6 +49,19 @@ impl Account {
         serde_json::from_str(body).unwrap_or_else(|_| panic!("a list: {answer}"))
     }
 
+    /// The endpoint that this is, if `url` is a way there.
+    fn options(&self, name: &str, url: &str) -> Options {
+        let limits = Limits { memory_mb: 512, cpu_count: 1 };
+        let template = |theirs: &str| Template { theirs: theirs.to_owned(), limits };
+        let known = [("base", template("base")), ("refused", template("no-such-template"))];
+        Options {
+            key: ApiKey::read(&self.key).expect("a key"),
+            domain: "sandpit.localhost".to_owned(),
+            templates: known.map(|(ours, theirs)| (ours.to_owned(), theirs)).into(),
+            ..rig::options(name, url)
+        }
+    }
+
     /// Our ids of what is there.
     fn leases(&self) -> Vec<String> {
         let lease = |one: &Value| Some(one["metadata"]["sandpit-lease"].as_str()?.to_owned());
@@ -73,25 +85,8 @@ async fn another_sandpit_keeps_the_promises_of_a_provider() {
     let cloud = Node::start(&[]);
     let account = Account::of(&cloud);
     let url = format!("http://{}", account.address);
-    let clock = Clock::start();
-    let limits = Limits { memory_mb: 512, cpu_count: 1 };
-    let base = Template { theirs: "base".to_owned(), limits };
-    let provider = E2b::new(Options {
-        name: "sandpit".to_owned(),
-        api_url: url.clone(),
-        sandbox_url: Some(url),
-        domain: "sandpit.localhost".to_owned(),
-        key: ApiKey::read(&account.key).expect("a key"),
-        cluster: NodeId::of_bits(7),
-        templates: [("base".to_owned(), base)].into(),
-        lifetime: Duration::from_secs(300),
-        park: false,
-        internet: false,
-        connect_max: Duration::from_secs(5),
-        time: Time::new(move || clock.now()),
-        plan: Plan::Custom,
-    });
-    contract::provider::provider(&provider.expect("an endpoint"), "base").await;
+    let provider = E2b::new(account.options("sandpit", &url)).expect("an endpoint");
+    contract::provider::provider(&provider, "base").await;
     assert_eq!(account.leases(), Vec::<String>::new(), "nothing is left there");
 }
 
