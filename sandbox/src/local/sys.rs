@@ -242,10 +242,15 @@ pub(super) fn default_signals() -> io::Result<()> {
     // WHY: neither std nor rustix changes signal masks.
     let result =
         unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
-    // Rust's runtime ignores SIGPIPE before `main`; an ignored signal stays ignored across exec.
-    // SAFETY: the default action needs no handler.
-    // WHY: no safe interface sets dispositions.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // An ignored signal stays ignored across exec: SIGPIPE, which Rust's runtime ignores before
+    // `main`, and whatever the shell that started the node has ignored, as for `nohup` and for
+    // commands in the background. Those two say where a stack overflowed.
+    let handled = [libc::SIGSEGV, libc::SIGBUS];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !handled.contains(signal)) {
+        // SAFETY: the default action needs no handler.
+        // WHY: no safe interface sets dispositions. Those that cannot be changed are as they were.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

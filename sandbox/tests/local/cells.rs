@@ -134,13 +134,13 @@ async fn a_cell_over_its_time_is_asked_to_stop_and_keeps_its_variables() {
     let engine = Engine::start().await;
     let sandbox = engine.create().await;
     let request = ExecRequest {
-        time_max: Duration::from_millis(300),
+        time_max: Duration::from_secs(2),
         ..cell("x = 1\nimport time\ntime.sleep(60)")
     };
     let ran = engine.run(sandbox, request).await;
     assert_eq!(ran.outcome(), Outcome::Interrupted { timed_out: true });
     assert!(ran.done().context_kept);
-    assert!(ran.done().wall < Duration::from_secs(5), "{:?}", ran.done().wall);
+    assert!(ran.done().wall < Duration::from_secs(30), "{:?}", ran.done().wall);
     assert_eq!(engine.cell(sandbox, "x").await.result.as_deref(), Some("1"));
     engine.close().await;
 }
@@ -152,7 +152,7 @@ async fn a_cell_that_does_not_stop_is_killed_and_the_holder_gets_a_fresh_worker(
     let code = "import signal, os\nopen('kept', 'w').write('file')\nx = 1\n\
                 signal.signal(signal.SIGINT, signal.SIG_IGN)\nchild = os.fork()\n\
                 while True: pass";
-    let request = ExecRequest { time_max: Duration::from_millis(500), ..cell(code) };
+    let request = ExecRequest { time_max: Duration::from_secs(2), ..cell(code) };
     let ran = engine.run(sandbox, request).await;
     assert_eq!(ran.outcome(), Outcome::Killed(KilledBy::Timeout));
     assert!(!ran.done().context_kept && ran.done().sandbox_usable, "{ran:?}");

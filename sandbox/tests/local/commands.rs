@@ -56,7 +56,7 @@ async fn a_program_that_cannot_be_run_ends_as_in_a_shell() {
 async fn a_command_over_its_time_is_asked_then_killed_with_its_session() {
     let engine = Engine::start().await;
     let sandbox = engine.create().await;
-    let short = |text: &str| ExecRequest { time_max: Duration::from_millis(300), ..line(text) };
+    let short = |text: &str| ExecRequest { time_max: Duration::from_secs(2), ..line(text) };
     let ran = engine.run(sandbox, short("sleep 60")).await;
     assert_eq!(ran.outcome(), Outcome::Interrupted { timed_out: true });
     let ran =

@@ -502,8 +502,11 @@ async fn a_start_that_nobody_waited_for_is_known_all_the_same() {
 async fn a_pause_lets_readers_go_and_the_process_has_all_of_its_time_afterwards() {
     let place = Place::make().await;
     let pausing = place.engine.provider.pausing().unwrap();
-    let time_max = Some(Duration::from_millis(700));
-    let request = StartRequest { time_max, ..piped("echo ready; read line; echo $line; sleep 60") };
+    let time_max = Duration::from_secs(4);
+    let request = StartRequest {
+        time_max: Some(time_max),
+        ..piped("echo ready; read line; echo $line; sleep 60")
+    };
     let mut reader = place.start(request).await;
     let process = reader.process();
     reader.until("ready").await;
@@ -516,8 +519,7 @@ async fn a_pause_lets_readers_go_and_the_process_has_all_of_its_time_afterwards(
     assert_eq!(stat.unwrap_err(), paused);
     let dialed = place.engine.provider.ports().unwrap().dial(place.sandbox, 80).await;
     assert_eq!(dialed.unwrap_err(), paused);
-    // Longer than all of its time.
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    tokio::time::sleep(time_max + Duration::from_millis(500)).await;
 
     pausing.resume(place.sandbox).await.unwrap();
     let mut again = place.attach(&process).await.unwrap();

@@ -223,7 +223,7 @@ async fn hostile_h48_a_representation_that_loops_or_raises_is_the_cells_error() 
         assert_eq!(ran.outcome(), Outcome::Raised, "{body}: {ran:?}");
         assert_eq!(ran.raised.as_ref().expect("it raised").0, name);
         assert!(ran.shown.is_empty() && ran.done().context_kept);
-        assert!(ran.done().wall < Duration::from_secs(5), "{:?}", ran.done().wall);
+        assert!(ran.done().wall < Duration::from_secs(20), "{:?}", ran.done().wall);
         let shown = engine.cell(sandbox, "display(Bad())\nx = 2").await;
         assert_eq!(shown.raised.expect("it raised").0, name);
     }
@@ -316,7 +316,7 @@ async fn threads_and_children_do_not_show_into_each_other() {
     let ran = engine.cell(sandbox, "stop = True").await;
     assert_eq!(ran.outcome(), Outcome::Ok, "what comes late is nobody's: {ran:?}");
     let request =
-        ExecRequest { time_max: Duration::from_millis(500), ..cell("while True: display('y')") };
+        ExecRequest { time_max: Duration::from_secs(2), ..cell("while True: display('y')") };
     let ran = engine.run(sandbox, request).await;
     assert_eq!(ran.outcome(), Outcome::Interrupted { timed_out: true }, "{:?}", ran.raised);
     engine.close().await;

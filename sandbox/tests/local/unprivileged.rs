@@ -1,4 +1,4 @@
-//! The same tests once more, as an ordinary user.
+//! The same tests once more, as an ordinary user, and in the background.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -33,8 +33,10 @@ fn everything_holds_for_an_ordinary_user_too() {
     };
     let tests = copy(&std::env::current_exe().unwrap(), "tests");
     let launcher = copy(&launcher(), "launcher");
-    let status = Command::new("setpriv")
-        .args(["--reuid", USER, "--regid", USER, "--clear-groups", "--"])
+    // As a shell starts what is to go on without it: nothing of that reaches what runs inside.
+    let status = Command::new("sh")
+        .args(["-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh"])
+        .args(["setpriv", "--reuid", USER, "--regid", USER, "--clear-groups", "--"])
         .arg(&tests)
         .args(["--test-threads", "2"])
         .current_dir("/")

@@ -49,7 +49,7 @@ pub(super) async fn begin(
 ) -> Result<Work, ProviderError> {
     let turn = Arc::clone(&sandbox.io.jobs).acquire_owned();
     let turn = turn.await.map_err(|_| ProviderError::Gone(sandbox.id))?;
-    let moving = Some(sandbox.pause.keep_moving().await);
+    let moving = Some(sandbox.keep_moving().await.ok_or(ProviderError::Gone(sandbox.id))?);
     let pair = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,

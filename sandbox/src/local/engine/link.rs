@@ -114,7 +114,7 @@ pub(in super::super) struct Skeleton {
     pub(super) ending: AtomicBool,
     condemned: Mutex<Option<&'static str>>,
     /// Its group was told to stand still.
-    pub(super) frozen: AtomicBool,
+    pub(super) frozen: Mutex<bool>,
     /// The inode of its process namespace, once a worker has shown it.
     pub(super) namespace: OnceLock<u64>,
     /// It did not end in time: its number is never used again.
@@ -136,7 +136,7 @@ impl Skeleton {
             owner: Mutex::new(None),
             ending: AtomicBool::new(false),
             condemned: Mutex::new(None),
-            frozen: AtomicBool::new(false),
+            frozen: Mutex::new(false),
             namespace: OnceLock::new(),
             stuck: AtomicBool::new(false),
             oom_kills: AtomicU64::new(0),

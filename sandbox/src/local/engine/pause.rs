@@ -2,7 +2,6 @@
 //! was when the sandbox is resumed, with the time it had left.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -57,11 +56,6 @@ impl Pause {
     /// Its clock, to be waited for.
     pub(super) fn clock(&self) -> Clock {
         Clock { pauses: self.pauses.subscribe() }
-    }
-
-    /// Keeps it from being paused; waits while it is.
-    pub(super) async fn keep_moving(&self) -> OwnedRwLockReadGuard<()> {
-        Arc::clone(&self.moving).read_owned().await
     }
 
     fn begin(&self) {
@@ -128,6 +122,17 @@ enum By {
     Init,
 }
 
+impl Sandbox {
+    /// Keeps it from being paused; waits while it is. `None` if it ends, also while it is paused.
+    pub(super) async fn keep_moving(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        tokio::select! {
+            biased;
+            _ = self.skeleton.gone() => None,
+            guard = Arc::clone(&self.pause.moving).read_owned() => Some(guard),
+        }
+    }
+}
+
 impl Engine {
     /// Pauses a sandbox. Goes on when nobody waits for it, so that nothing is left half-done.
     async fn pause(self: Arc<Self>, sandbox: Arc<Sandbox>) -> Result<(), ProviderError> {
@@ -140,8 +145,7 @@ impl Engine {
         let still = still.map_err(|_| failed("something in it is still being started"))?;
         *lock(&sandbox.pause.still) = Some(still);
         sandbox.pause.begin();
-        let frozen = tokio::time::timeout(PAUSE_MAX, self.stand_still(&sandbox)).await;
-        let frozen = frozen.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let frozen = self.stand_still(&sandbox).await;
         // Whatever ended it meanwhile must find it able to end.
         if frozen.is_ok() && sandbox.skeleton.is_usable() {
             return Ok(());
@@ -174,16 +178,20 @@ impl Engine {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => By::Init,
             Err(error) => return Err(error),
         };
-        loop {
-            let stands = match by {
-                By::Group => off_thread(skeleton, |skeleton| skeleton.group.is_frozen()).await?,
-                By::Init => self.halt(skeleton, true).await? == 0,
-            };
-            if stands {
-                return Ok(());
+        let stands = async {
+            loop {
+                let stands = match by {
+                    By::Group => off_thread(skeleton, |skeleton| skeleton.group.is_frozen()).await,
+                    By::Init => self.halt(skeleton, true).await.map(|moving| moving == 0),
+                };
+                if stands? {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        };
+        let stands = tokio::time::timeout(PAUSE_MAX, stands).await;
+        stands.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     async fn go_on(&self, sandbox: &Arc<Sandbox>) -> io::Result<()> {
@@ -219,8 +227,15 @@ impl Engine {
 impl Skeleton {
     /// Has its group stop everything in it; whether it stands after a moment.
     fn freeze(&self) -> io::Result<bool> {
-        self.frozen.store(true, Ordering::Release);
-        self.group.freeze()?;
+        {
+            let mut frozen = lock(&self.frozen);
+            // Whoever ends it has let it go on, for the last time.
+            if !self.is_usable() {
+                return Ok(true);
+            }
+            *frozen = true;
+            self.group.freeze()?;
+        }
         for _ in 0..FIRST_LOOKS {
             if self.group.is_frozen()? {
                 return Ok(true);
@@ -232,7 +247,8 @@ impl Skeleton {
 
     /// Lets everything in it go on. Costs nothing if nothing was stopped.
     pub(super) fn thaw(&self) -> io::Result<()> {
-        if self.frozen.swap(false, Ordering::AcqRel) { self.group.thaw() } else { Ok(()) }
+        let mut frozen = lock(&self.frozen);
+        if std::mem::take(&mut *frozen) { self.group.thaw() } else { Ok(()) }
     }
 }
 

@@ -153,7 +153,7 @@ async fn start(
     let command = Command { arguments: request.arguments.clone(), env, cwd: cwd.clone() };
     let order = control::sealed_value(&command).map_err(failed)?;
     let (ours, theirs) = Ours::make(request.stdin).map_err(failed)?;
-    let moving = sandbox.pause.keep_moving().await;
+    let moving = sandbox.keep_moving().await.ok_or(ProviderError::Gone(sandbox.id))?;
     let number = engine.number();
     let mut said = sandbox.skeleton.watch_command(number);
     let files: Vec<_> = std::iter::once(&order).chain(&theirs.files).map(AsFd::as_fd).collect();

@@ -285,7 +285,8 @@ impl Engine {
         sandbox: &Sandbox,
         context: &Context,
     ) -> Result<(Worker, io::Result<()>), NoWorker> {
-        let _moving = sandbox.pause.keep_moving().await;
+        let ended = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let _moving = sandbox.keep_moving().await.ok_or_else(ended)?;
         let mut worker = self.attach(&sandbox.template, &sandbox.skeleton).await?;
         sandbox.tell(&worker).await?;
         let went = worker.go_to(&context.cwd).await?;
