@@ -100,6 +100,35 @@ async fn a_sandbox_that_nobody_has_yet_is_paused_where_that_is_free() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_is_being_paused_is_not_taken_for_gone() {
+    let cloud = Cloud::start("eu", true, 7).await;
+    // The cloud pauses it, and does not say so yet.
+    let holding = Weather::Holding("POST /sandboxes/".to_owned());
+    let way = Proxy::start(cloud.address(), holding, Duration::ZERO, 1).await;
+    let provider = rig::endpoint("eu", &way.url());
+    provider.create(create(1)).await.expect("a sandbox");
+    let mut endings = provider.endings();
+    let pausing = provider.pausing().expect("it can pause");
+    let asked = async {
+        while way.seen().held == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let files = provider.files().expect("it has files");
+        files.stat(sandbox(1), "/home").await
+    };
+    let stat = tokio::select! {
+        _ = pausing.pause(sandbox(1)) => panic!("its answer is held back"),
+        stat = asked => stat,
+    };
+    assert_eq!(cloud.paused(), 1);
+    assert_eq!(stat.err(), Some(ProviderError::Paused(sandbox(1))));
+    assert!(endings.try_recv().is_err(), "it has not ended");
+    way.change(Weather::Fair);
+    pausing.resume(sandbox(1)).await.expect("it goes on");
+    assert_eq!(listed(&provider).await, [sandbox(1)]);
+}
+
+#[tokio::test]
 async fn a_sandbox_that_the_cloud_ended_is_told_as_ended() {
     let cloud = Cloud::start("eu", true, 7).await;
     let provider = rig::endpoint("eu", &cloud.url());

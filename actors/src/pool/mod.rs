@@ -17,6 +17,8 @@ pub use questions::{
 use sandpit_messages::id::{NodeId, SandboxId};
 use sandpit_messages::refusal::Refusal;
 use sandpit_messages::time::Moment;
+use sandpit_sandbox::guard::Terms;
+use sandpit_sandbox::guard::bulkhead::Urgency;
 use sandpit_sandbox::provider::{CreateRequest, Progress, TemplateInfo};
 use sandpit_sandbox::{Provider, ProviderError};
 use tokio::sync::Notify;
@@ -126,11 +128,13 @@ impl PoolActor {
         );
         let since = self.ports.clock.now();
         let request = CreateRequest { sandbox, template: template.clone() };
+        let urgency = if for_caller.is_none() { Urgency::Ahead } else { Urgency::Interactive };
+        let terms = Terms { urgency, ..Terms::default() };
         let booting = async move {
             if for_caller.is_none() {
                 tokio::time::sleep(REFILL_PAUSE).await;
             }
-            provider.create(request).await
+            terms.over(provider.create(request)).await
         };
         self.spawn(booting, span, ctx, move |booted, actor| {
             let took = actor.ports.clock.now().since(since);

@@ -76,13 +76,14 @@ impl Cloud {
         };
         if self.known().get(sandbox).is_none() {
             // Whoever asked before may have got it and not heard of it.
-            let made =
-                if self.known().is_doubtful(sandbox) { self.find(sandbox).await? } else { None };
+            let was_doubtful = self.known().is_doubtful(sandbox);
+            let made = if was_doubtful { self.find(sandbox).await? } else { None };
             if made.is_none() {
                 // Until an answer is here nobody knows, even if nobody waits for it any more.
                 self.known().doubt(sandbox);
                 let made = self.send_create(sandbox, &template, &known.theirs).await;
-                if made.as_ref().is_err_and(|error| !error.maybe_done()) {
+                // That this one was not made says nothing about one before it.
+                if !was_doubtful && made.as_ref().is_err_and(|error| !error.maybe_done()) {
                     self.known().believe_absent(sandbox);
                 }
                 self.known().insert(sandbox, made?);
@@ -181,10 +182,10 @@ impl Cloud {
         {
             return Err(ProviderError::unsupported("another size than the template's"));
         }
-        if remote.is_parked {
-            self.resume(sandbox).await?;
-        } else {
-            self.renew(sandbox).await?;
+        match (remote.is_parked, remote.is_paused) {
+            (true, _) => self.resume(sandbox).await?,
+            (false, true) => return Err(ProviderError::Paused(sandbox)),
+            (false, false) => self.renew(sandbox).await?,
         }
         self.known().change(sandbox, |remote| remote.env = lease.env);
         Ok(())
@@ -208,17 +209,32 @@ impl Cloud {
         sandbox: SandboxId,
         is_parked: bool,
     ) -> Result<(), ProviderError> {
-        let remote = self.remote(sandbox).await?;
-        let path = format!("/sandboxes/{}/pause", remote.id);
+        let before = self.remote(sandbox).await?;
+        let set = |is_paused, is_parked| {
+            self.known().change(sandbox, |remote| {
+                remote.is_paused = is_paused;
+                remote.is_parked = is_parked;
+            });
+        };
+        // From now on what looks as if it were gone may stand still.
+        set(true, is_parked);
+        let paused = self.send_pause(sandbox, &before.id).await;
+        match &paused {
+            Ok(()) => (),
+            // Nobody knows whether it stands: whoever needs it resumes it.
+            Err(error) if error.maybe_done() => set(true, true),
+            Err(_) => set(before.is_paused, before.is_parked),
+        }
+        paused
+    }
+
+    async fn send_pause(&self, sandbox: SandboxId, id: &str) -> Result<(), ProviderError> {
+        let path = format!("/sandboxes/{id}/pause");
         let answer = ask(json(self.control(Method::POST, &path), &json!({}))).await?;
         // Once more is no error; a change under way is asked for again.
         if answer.status != 409 || answer.header(header::SHOULD_RETRY) == Some("true") {
             self.done(sandbox, &answer)?;
         }
-        self.known().change(sandbox, |remote| {
-            remote.is_paused = true;
-            remote.is_parked = is_parked;
-        });
         Ok(())
     }
 
@@ -251,7 +267,10 @@ impl Cloud {
     fn done(&self, sandbox: SandboxId, answer: &Answer) -> Result<(), ProviderError> {
         match answer.status {
             200..300 => Ok(()),
-            404 => Err(self.noted(sandbox, ProviderError::Gone(sandbox))),
+            404 => {
+                self.lost(sandbox);
+                Err(ProviderError::Gone(sandbox))
+            }
             _ => Err(answer.fault(Some(sandbox))),
         }
     }

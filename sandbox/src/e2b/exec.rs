@@ -47,7 +47,7 @@ impl Cloud {
         let run = Run {
             began: this.options.time.now(),
             time_max: request.time_max,
-            listed: Listed { cloud: Arc::clone(this), exec: request.exec },
+            listed: Listed { cloud: Arc::clone(this), sandbox, exec: request.exec },
             interrupt: Arc::clone(&interrupt),
             events,
             stdout: Passed::default(),
@@ -103,6 +103,7 @@ struct Run {
 /// The place of an execution among those that can be interrupted.
 struct Listed {
     cloud: Arc<Cloud>,
+    sandbox: SandboxId,
     exec: ExecId,
 }
 
@@ -203,7 +204,11 @@ impl Run {
 
     async fn end(self, ended: Ended) {
         let wall = self.listed.cloud.options.time.now().since(self.began);
-        let Ended { outcome, context_kept, sandbox_usable } = ended;
+        let Ended { outcome, context_kept, mut sandbox_usable } = ended;
+        if outcome == Outcome::Lost {
+            // The line to one that is paused is cut: that is no reason to end it.
+            sandbox_usable |= self.listed.cloud.stands(self.listed.sandbox);
+        }
         let done = Done {
             outcome,
             context_kept,

@@ -5,6 +5,7 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use super::Cloud;
+use crate::ProviderError;
 
 /// Renewals under way at once.
 const AT_ONCE: usize = 8;
@@ -20,7 +21,14 @@ pub(super) async fn alive(cloud: Weak<Cloud>, lifetime: Duration) {
         let renewals = futures_util::stream::iter(due).map(|sandbox| {
             let cloud = &cloud;
             async move {
-                if let Err(error) = cloud.renew(sandbox).await {
+                // One that was paused meanwhile has no clock.
+                if cloud.stands(sandbox) {
+                    return;
+                }
+                // One that gets no answer must not keep the others from theirs.
+                let late = Err(ProviderError::Timeout { maybe_done: true });
+                let renewed = tokio::time::timeout(lifetime / 16, cloud.renew(sandbox)).await;
+                if let Err(error) = renewed.unwrap_or(late) {
                     let endpoint = &cloud.options.name;
                     tracing::warn!(%sandbox, endpoint, %error, "its time could not be extended");
                 }

@@ -142,12 +142,22 @@ impl Cloud {
         }
     }
 
-    /// Takes note of what an error says about a sandbox.
+    /// Takes note of what an answer from inside says about a sandbox. One that stands still answers
+    /// as one that is gone.
     fn noted(&self, sandbox: SandboxId, error: ProviderError) -> ProviderError {
-        if error == ProviderError::Gone(sandbox) {
-            self.lost(sandbox);
+        if error != ProviderError::Gone(sandbox) {
+            return error;
         }
+        if self.stands(sandbox) {
+            return ProviderError::Paused(sandbox);
+        }
+        self.lost(sandbox);
         error
+    }
+
+    /// Whether it is paused, as far as we know.
+    fn stands(&self, sandbox: SandboxId) -> bool {
+        self.known().get(sandbox).is_some_and(|remote| remote.is_paused)
     }
 }
 

@@ -6,9 +6,10 @@ use sandpit_messages::id::SandboxId;
 use sandpit_messages::time::Moment;
 
 use super::Terms;
+use super::breaker::Position;
 use super::decision::Decision;
 use super::guarded::{Inner, Verb};
-use super::retry::{Attempts, Next, Repeat};
+use super::retry::{Attempts, Next, Repeat, Why};
 use crate::ProviderError;
 use crate::provider::{CreateRequest, Created};
 
@@ -82,10 +83,16 @@ impl Inner {
             // Every endpoint is left alone, or was asked in vain: the first that may be tried
             // again is waited for, if there is time.
             let now = self.time.now();
-            let tries = self.gates.iter().filter_map(|gate| gate.state().breaker.next_try());
-            let next = tries.min().filter(|_| asked.is_empty());
+            let tries = self.gates.iter().filter_map(|gate| match gate.position() {
+                Position::Closed => None,
+                // Somebody is trying it right now.
+                Position::HalfOpen => Some(now),
+                Position::Open => gate.state().breaker.next_try(),
+            });
+            let none_closed = self.gates.iter().all(|gate| gate.closed_since().is_none());
+            let next = tries.min().filter(|_| asked.is_empty() || none_closed);
             match (last, next) {
-                (None, Some(next)) if next < deadline => {
+                (_, Some(next)) if next < deadline => {
                     // Whoever looks after the endpoints tries it; this waits for what comes of it.
                     let step = self.gates[0].limits.breaker.open_min / 10;
                     tokio::time::sleep(next.since(now).max(step)).await;
@@ -134,10 +141,8 @@ impl Inner {
         let place = gate.place(Terms::current().urgency, deadline).await;
         let _place = match place {
             Ok(place) => place,
-            Err(error) => {
-                let next = self.failed(at, attempts, &error);
-                return (Err(error), next);
-            }
+            // Nothing was asked there: another one may have a place.
+            Err(error) => return (Err(error), Next::Elsewhere(Why::NotHere)),
         };
         self.begin(at);
         let sandbox = request.sandbox;
@@ -158,7 +163,11 @@ impl Inner {
                 Err(error) => error,
             };
             doubt.is_open = was_open || error.maybe_done();
-            match self.failed(at, attempts, &error) {
+            // Left alone by now: asking it again would only be refused by ourselves.
+            if gate.closed_since().is_none() {
+                return (Err(error), Next::Elsewhere(Why::NotHere));
+            }
+            match self.failed(at, Verb::Create, attempts, &error) {
                 Next::Again(pause) => tokio::time::sleep(pause).await,
                 next => return (Err(error), next),
             }

@@ -302,7 +302,7 @@ impl Files for Guarded {
                         provider.files()?.write(sandbox, path, contents, metadata).await
                     }
                 };
-                self.0.at(sandbox, Verb::Once, write).await
+                self.0.at(sandbox, Verb::Send, write).await
             }
         }
     }

@@ -17,6 +17,10 @@ use super::{Terms, Time, tend};
 use crate::provider::{Class, Ending};
 use crate::{Provider, ProviderError};
 
+/// Longest time in which a file is sent as it comes: the largest that a sandbox holds, over a
+/// line of a megabyte a second.
+const SEND_MAX: Duration = Duration::from_secs(3_600);
+
 /// Endings that wait for whoever listens.
 const ENDINGS_ROOM: usize = 256;
 
@@ -64,6 +68,8 @@ pub(super) enum Verb {
     Harmless,
     /// Something that must not be done twice.
     Once,
+    /// The same, and it takes as long as somebody sends.
+    Send,
 }
 
 impl Guarded {
@@ -147,8 +153,12 @@ impl Inner {
         F: Future<Output = Result<T, ProviderError>>,
     {
         let gate = &self.gates[at];
-        let deadline = self.deadline(at);
+        let deadline = match verb {
+            Verb::Send => self.time.now() + SEND_MAX,
+            _ => self.deadline(at),
+        };
         let repeat = match verb {
+            Verb::Send => Repeat::Doubles,
             Verb::Once if !Terms::current().repeatable => Repeat::Doubles,
             _ => Repeat::Harmless,
         };
@@ -160,7 +170,7 @@ impl Inner {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            match self.failed(at, &mut attempts, &error) {
+            match self.failed(at, verb, &mut attempts, &error) {
                 Next::Again(pause) => tokio::time::sleep(pause).await,
                 Next::Elsewhere(_) | Next::Stop(_) => return Err(error),
             }
@@ -176,16 +186,25 @@ impl Inner {
     }
 
     /// What follows from a failed attempt, and what it says about the endpoint.
-    pub(super) fn failed(&self, at: usize, attempts: &mut Attempts, error: &ProviderError) -> Next {
+    pub(super) fn failed(
+        &self,
+        at: usize,
+        verb: Verb,
+        attempts: &mut Attempts,
+        error: &ProviderError,
+    ) -> Next {
         let (gate, now) = (&self.gates[at], self.time.now());
+        // What one sandbox refuses or has too much of says nothing about the account.
         match error.class() {
-            Class::Quota => self.shared().routes.full(now, at),
-            Class::Denied => {
+            Class::Quota if verb == Verb::Create => self.shared().routes.full(now, at),
+            Class::Denied if verb == Verb::Create => {
                 let endpoint = &gate.name;
                 tracing::error!(endpoint, %error, "no new sandbox goes there until its key is mended");
                 self.shared().routes.locked(at);
             }
-            Class::Transient
+            Class::Quota
+            | Class::Denied
+            | Class::Transient
             | Class::Throttled(_)
             | Class::Permanent
             | Class::Unsupported
@@ -193,7 +212,14 @@ impl Inner {
         }
         let next = {
             let mut state = gate.state();
-            let (share, usual) = (state.dice.share(), state.hedge.usual());
+            // How long looks take is known; of a creation, what it must not take longer than.
+            let usual = match verb {
+                Verb::Create => gate.limits.create_slow,
+                Verb::Life | Verb::Look | Verb::Harmless | Verb::Once | Verb::Send => {
+                    state.hedge.usual()
+                }
+            };
+            let share = state.dice.share();
             let next = attempts.failed(now, error, &mut state.budget, share, usual);
             state.counts.retries += u64::from(matches!(next, Next::Again(_)));
             let refused = matches!(next, Next::Elsewhere(Why::Budget) | Next::Stop(Why::Budget));
@@ -223,7 +249,7 @@ impl Inner {
         let kind = match verb {
             Verb::Create => Kind::Creation,
             Verb::Life => Kind::Lifecycle,
-            Verb::Look | Verb::Harmless | Verb::Once => Kind::Operation,
+            Verb::Look | Verb::Harmless | Verb::Once | Verb::Send => Kind::Operation,
         };
         gate.pace(kind, deadline).await?;
         let passing = loop {
@@ -249,7 +275,9 @@ impl Inner {
             Verb::Create => limits.create_max,
             Verb::Look => limits.look_max,
             Verb::Life | Verb::Harmless | Verb::Once => limits.attempt_max,
+            Verb::Send => SEND_MAX,
         };
+        let left = deadline.since(began);
         let span = tracing::info_span!(
             "provider.attempt",
             otel.kind = "client",
@@ -259,13 +287,16 @@ impl Inner {
             sandpit.error.class = tracing::field::Empty,
         );
         let asked = self.ask(at, verb, call).instrument(span.clone());
-        let ended = tokio::time::timeout(most.min(deadline.since(began)), asked).await;
+        let ended = tokio::time::timeout(most.min(left), asked).await;
+        // It had not the time that an attempt has, or whoever sends was slow.
+        let unfair = ended.is_err() && (left < most || verb == Verb::Send);
         let ended = ended.unwrap_or(Err(ProviderError::Timeout { maybe_done: true }));
         let took = self.time.now().since(began);
         let class = ended.as_ref().err().map(ProviderError::class);
         span.record("sandpit.error.class", class_name(class));
         let slow = verb == Verb::Create && took > limits.create_slow;
         passing.ended(match class {
+            _ if unfair => Verdict::Unknown,
             Some(Class::Transient) => Verdict::Ill,
             _ if slow => Verdict::Ill,
             _ => Verdict::Well,

@@ -36,19 +36,31 @@ pub(super) fn begin(inner: &Arc<Inner>) {
             }
         });
     }
-    tokio::spawn(tend(Arc::downgrade(inner)));
+    // What hangs at one endpoint must not keep another from being tried.
+    tokio::spawn(probe(Arc::downgrade(inner)));
+    tokio::spawn(clear(Arc::downgrade(inner)));
 }
 
-async fn tend(inner: Weak<Inner>) {
-    use futures_util::StreamExt as _;
+/// Tries the endpoints that were left alone.
+async fn probe(inner: Weak<Inner>) {
     loop {
         let Some(inner) = inner.upgrade() else { return };
-        let shortest = inner.gates.iter().map(|gate| gate.limits.breaker.open_min).min();
-        let period = PERIOD_MAX.min(shortest.unwrap_or(PERIOD_MAX) / 10);
+        let period = inner.period();
         let ill = (0..inner.gates.len()).filter(|at| inner.wants_a_try(*at));
         for at in ill {
             inner.try_out(at).await;
         }
+        drop(inner);
+        tokio::time::sleep(period).await;
+    }
+}
+
+/// Destroys what should not be there.
+async fn clear(inner: Weak<Inner>) {
+    use futures_util::StreamExt as _;
+    loop {
+        let Some(inner) = inner.upgrade() else { return };
+        let period = inner.period();
         let doubts: Vec<_> = inner.shared().places.doubts().collect();
         let open = doubts.into_iter().filter(|(at, _)| inner.gates[*at].closed_since().is_some());
         let ending =
@@ -60,6 +72,12 @@ async fn tend(inner: Weak<Inner>) {
 }
 
 impl Inner {
+    /// From one look to the next.
+    fn period(&self) -> Duration {
+        let shortest = self.gates.iter().map(|gate| gate.limits.breaker.open_min).min();
+        PERIOD_MAX.min(shortest.unwrap_or(PERIOD_MAX) / 10)
+    }
+
     fn wants_a_try(&self, at: usize) -> bool {
         let now = self.time.now();
         self.gates[at].state().breaker.next_try().is_some_and(|next| next <= now)

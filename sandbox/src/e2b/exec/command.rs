@@ -20,6 +20,9 @@ use crate::provider::{ExecEvent, ExecRequest, KilledBy, Outcome};
 /// What a command gets between the polite signal and the other one.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// Longest wait for an answer to a signal: whoever ran it waits for its end meanwhile.
+const SIGNAL_MAX: Duration = Duration::from_secs(5);
+
 /// What is left to the cloud beyond our own time limit, so that ours is the one that is told.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -63,8 +66,8 @@ impl Cloud {
             let reading = async {
                 let ended = run.command(&mut messages).await;
                 if let Ok(Err(cut)) = ended {
-                    cloud.stop(&remote, pid).await;
-                    return Ended::cleanly(cut.outcome());
+                    let sandbox_usable = cloud.stop(&remote, pid).await;
+                    return Ended { sandbox_usable, ..Ended::cleanly(cut.outcome()) };
                 }
                 match ended {
                     Ok(Ok(end)) => Ended::cleanly(outcome(&end)),
@@ -74,7 +77,15 @@ impl Cloud {
                     Ok(Err(_)) | Err(_) => Ended::lost(),
                 }
             };
-            let (ended, ()) = tokio::join!(reading, feeding);
+            let ended = {
+                let (mut reading, feeding) = (std::pin::pin!(reading), std::pin::pin!(feeding));
+                // What has ended needs no input, and is not held up by input that nobody takes.
+                tokio::select! {
+                    biased;
+                    ended = &mut reading => ended,
+                    () = feeding => reading.await,
+                }
+            };
             run.end(ended).await;
         });
         Ok(())
@@ -99,17 +110,22 @@ impl Cloud {
         let _ = self.unary(remote, &format!("{SERVICE}CloseStdin"), &body).await;
     }
 
-    /// Ends a process, politely first.
-    async fn stop(&self, remote: &Remote, pid: u32) {
+    /// Ends a process, politely first. Says whether it was told.
+    async fn stop(&self, remote: &Remote, pid: u32) -> bool {
+        let mut was_told = false;
         for signal in [Signal::Term, Signal::Kill] {
             let process = Selector { pid: Some(pid), tag: None };
             let body = SendSignalRequest { process, signal };
-            let sent = self.unary(remote, &format!("{SERVICE}SendSignal"), &body).await;
-            if sent.is_ok_and(|answer| answer.status == 404) {
-                return;
+            let path = format!("{SERVICE}SendSignal");
+            let sent = tokio::time::timeout(SIGNAL_MAX, self.unary(remote, &path, &body)).await;
+            match sent {
+                Ok(Ok(answer)) if answer.status == 404 => return true,
+                Ok(Ok(answer)) => was_told = answer.is_success(),
+                Ok(Err(_)) | Err(_) => was_told = false,
             }
             tokio::time::sleep(GRACE).await;
         }
+        was_told
     }
 }
 
