@@ -222,8 +222,13 @@ impl Shared {
         let tenant = self.table.tenant(sandbox);
         match self.direct.enter(&tenant, sandbox).await {
             Err(Refusal::Paused { .. }) if self.table.of(sandbox).auto_resume => {
-                let lifetime = self.direct.look(&tenant, sandbox).await?.lifetime;
-                self.direct.resume(&tenant, sandbox, lifetime.max(RESUMED_MIN)).await
+                let held = self.direct.look(&tenant, sandbox).await?;
+                let left = (held.granted + self.lifetime_max).since(self.direct.clock().now());
+                if left.is_zero() {
+                    return Err(Refusal::Paused { sandbox });
+                }
+                let lifetime = held.lifetime.max(RESUMED_MIN).min(left);
+                self.direct.resume(&tenant, sandbox, lifetime).await
             }
             entered => entered,
         }

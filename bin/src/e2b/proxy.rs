@@ -57,8 +57,14 @@ where
     tokio::spawn(connection.with_upgrades());
     let ours = hyper::upgrade::on(&mut request);
     let (mut head, body) = request.into_parts();
-    for name in [names::SANDBOX_ID, names::SANDBOX_PORT, names::TRAFFIC_TOKEN, names::ACCESS_TOKEN]
-    {
+    // What opens the account or the sandbox is not for what runs inside.
+    for name in [
+        names::API_KEY,
+        names::SANDBOX_ID,
+        names::SANDBOX_PORT,
+        names::TRAFFIC_TOKEN,
+        names::ACCESS_TOKEN,
+    ] {
         head.headers.remove(name);
     }
     let path = head.uri.path_and_query().cloned();

@@ -33,8 +33,11 @@ impl Table {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes note of what was said of a sandbox. Once more changes nothing for what watches it.
     pub(super) fn insert(&self, sandbox: SandboxId, facts: Facts) {
-        self.facts().insert(sandbox, facts);
+        let mut all = self.facts();
+        let known = all.entry(sandbox).or_default();
+        *known = Facts { watchers: Arc::clone(&known.watchers), ..facts };
     }
 
     pub(super) fn remove(&self, sandbox: SandboxId) {

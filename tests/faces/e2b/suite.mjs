@@ -134,8 +134,8 @@ o('commands: bad cwd, user root', () => lent(async (s) => {
 
 o('commands: callbacks come before the end; 10 MiB; split UTF-8 (e2b_trap_27)', () => lent(async (s) => {
   let first = 0
-  await s.commands.run('echo one; sleep 1; echo two', { onStdout: () => { first ||= Date.now() } })
-  assert.ok(Date.now() - first > 700)
+  await s.commands.run('echo one; sleep 3; echo two', { onStdout: () => { first ||= Date.now() } })
+  assert.ok(Date.now() - first > 700, 'the first line waited for the end')
   const ran = await s.commands.run("head -c 10485760 /dev/zero | tr '\\0' x")
   equal(ran.stdout.length, 10_485_760)
   equal((await s.commands.run("printf '\\303'; sleep 0.3; printf '\\251'")).stdout, 'é')
@@ -163,9 +163,9 @@ o('background: list, stdin, connect, disconnect, kill', () => lent(async (s) => 
 o('background: timeout ends it, and 0 never does (e2b_trap_05)', () => lent(async (s) => {
   const begun = Date.now()
   await fails(() => s.commands.run('sleep 4242', { timeoutMs: 1_000 }))
-  assert.ok(Date.now() - begun < 2_500)
+  assert.ok(Date.now() - begun < 20_000)
   const left = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[s]leep 4242' || true"
-  await until(async () => (await s.commands.run(left)).stdout === '0\n', 4_000)
+  await until(async () => (await s.commands.run(left)).stdout === '0\n', 20_000)
   equal((await s.commands.run('sleep 2; echo done', { timeoutMs: 0 })).stdout, 'done\n')
 }))
 
@@ -301,8 +301,8 @@ o('runCode: callbacks stream; ASCII on the wire (e2b_trap_14); envs', () => lent
   const results = []
   const errors = []
   const options = { onStdout: () => { first ||= Date.now() }, onResult: (one) => { results.push(one.text) }, onError: (one) => { errors.push(one.name) } }
-  await s.runCode("import time\nprint('a', flush=True)\ntime.sleep(1)\n7", options)
-  assert.ok(Date.now() - first > 700)
+  await s.runCode("import time\nprint('a', flush=True)\ntime.sleep(3)\n7", options)
+  assert.ok(Date.now() - first > 700, 'the first line waited for the end')
   await s.runCode('1/0', options)
   equal([results, errors], [['7'], ['ZeroDivisionError']])
   equal((await s.runCode("print('a\\u2028b\\x85c\\U0001f4c8')")).logs.stdout.join(''), 'a\u2028b\x85c\u{1f4c8}\n')

@@ -243,7 +243,7 @@ async def _():
 async def _():
     async with lent() as s:
         out, err = [], []
-        line = "echo one; echo two >&2; sleep 1; echo three"
+        line = "echo one; echo two >&2; sleep 3; echo three"
         await a(s.commands.run(
             line,
             on_stdout=lambda text: out.append((time.monotonic(), text)),
@@ -344,14 +344,13 @@ async def counted(s, what):
 async def _():
     async with lent() as s:
         await raises(e2b.TimeoutException, lambda: s.commands.run("sleep 4242", timeout=1))
-        begun = time.monotonic()
         stubborn = "trap '' TERM; while :; do sleep 0.1; done; echo 434343"
         await raises(e2b.TimeoutException, lambda: s.commands.run(stubborn, timeout=1))
 
         async def ended():
             return not await counted(s, "[s]leep 4242") and not await counted(s, "43434[3]")
 
-        await until(ended, 4.5 - (time.monotonic() - begun) + 1)
+        await until(ended, 20)
 
 
 @row("background: timeout=0 has no end", o=True)
@@ -608,7 +607,7 @@ async def _():
         begun = time.monotonic()
         await a(s.run_code(
             "import time, sys\nprint('a', flush=True)\nprint('b', file=sys.stderr, flush=True)\n"
-            "time.sleep(1)\nprint('c')\n7",
+            "time.sleep(3)\nprint('c')\n7",
             on_stdout=lambda m: out.append((time.monotonic(), str(m))),
             on_stderr=lambda m: err.append(str(m)), on_result=results.append, on_error=errors.append,
         ))

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use sandpit_actors::entry::{Key, Wanted};
 use sandpit_messages::envelope::{IdempotencyKey, Tenant};
+use sandpit_messages::refusal::Refusal;
 use sandpit_sandbox::e2b::wire::control::{NewSandbox, TIMEOUT_DEFAULT_OLD_S, TIMEOUT_DEFAULT_S};
 use sandpit_sandbox::e2b::wire::header::IDEMPOTENCY_KEY;
 use serde_json::Value;
@@ -38,6 +39,7 @@ pub(super) async fn create(
     let ask: NewSandbox = body::json(request).await?;
     let key = key.map(|key| keyed(&key, &ask)).transpose()?;
     let default = if newer { TIMEOUT_DEFAULT_S } else { TIMEOUT_DEFAULT_OLD_S };
+    let default = default.min(shared.lifetime_max.as_secs().try_into().unwrap_or(i64::MAX));
     let lifetime = lifetime(ask.timeout.unwrap_or(default), shared.lifetime_max)?;
     let (env, metadata) = (ask.env_vars.clone(), ask.metadata.clone());
     let wanted = Wanted {
@@ -49,12 +51,15 @@ pub(super) async fn create(
     };
     let facts = facts(tenant, &ask)?;
     let is_keyed = key.is_some();
-    let creating = shared.direct.create(tenant, wanted, key);
-    let created = match is_keyed {
-        true => {
-            tokio::time::timeout(SAME_KEY_WAIT, creating).await.map_err(|_| Plain::in_progress())?
-        }
-        false => creating.await,
+    let created = if is_keyed {
+        // Goes on without its client: whoever repeats it hears what came of it. Without a key
+        // nobody would, and it ends with its client.
+        let (direct, owner) = (shared.direct.clone(), tenant.clone());
+        let creating = tokio::spawn(async move { direct.create(&owner, wanted, key).await });
+        let waited = tokio::time::timeout(SAME_KEY_WAIT, creating).await;
+        waited.map_err(|_| Plain::in_progress())?.unwrap_or(Err(Refusal::Fault))
+    } else {
+        shared.direct.create(tenant, wanted, key).await
     };
     let created = created?;
     let sandbox = created.sandbox_id;

@@ -27,6 +27,9 @@ use super::{Call, known_user};
 /// Bytes of one file.
 const FILE_MAX: u64 = 256 << 20;
 
+/// Files of one request. Each is remembered until its answer, under whatever name it came.
+const PARTS_MAX: usize = 1_024;
+
 /// Bytes up to which a file is written in one go.
 const WHOLE_MAX: usize = 256 << 10;
 
@@ -315,6 +318,10 @@ impl Upload<'_> {
     }
 
     fn begin(&mut self, path: String) -> Result<Uploading, Plain> {
+        if self.targets.len() >= PARTS_MAX {
+            let message = format!("more than {PARTS_MAX} files in one request; send several");
+            return Err(Plain::bad(message));
+        }
         if !self.targets.insert(path.clone()) {
             return Err(Plain::bad(format!("two parts are named {path}")));
         }
