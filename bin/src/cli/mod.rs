@@ -77,7 +77,8 @@ enum Verb {
     /// Run agents in sandboxes, look at them and halt them.
     #[command(subcommand)]
     Agent(agent::Verb),
-    /// Show what is kept ready.
+    /// Show how the node stands: what is kept ready, its cache, its reaper, its endpoints.
+    #[command(visible_alias = "status")]
     Pool,
     /// Try out what this machine allows, and say what mends it.
     Doctor,

@@ -1,4 +1,4 @@
-//! `sandpit pool`: what is kept ready.
+//! `sandpit pool`, or `sandpit status`: how the node stands.
 
 use sandpit_messages::pool::{GetPool, PoolStatus};
 

@@ -21,6 +21,7 @@ fn every_example_parses() {
     check("sandpit --json sandbox list --template trading");
     check("sandpit sandbox kill --all --yes");
     check("sandpit pool --set pool.total_max=3 --data /srv/sandpit");
+    check("sandpit status --json");
     check("sandpit completions bash");
     check("sandpit config show --changed");
 }
