@@ -71,6 +71,28 @@ async fn what_runs_stands_still_with_its_time_and_goes_on_where_it_was() {
     .await;
 }
 
+/// The parent of a vforked process waits for it where nothing stops it, also when that process
+/// stands still already.
+#[tokio::test]
+async fn what_starts_programs_without_a_break_stands_still_every_time() {
+    in_both_ways(async |engine| {
+        let sandbox = engine.create().await;
+        let pausing = engine.provider.pausing().expect("it pauses");
+        let code = "import subprocess\nwhile True: subprocess.run(['true'])";
+        let mut stream = engine.provider.exec(sandbox, cell(code)).await.expect("it begins");
+        assert!(matches!(stream.next().await, Some(ExecEvent::Started { .. })));
+        for round in 0..60 {
+            // Somewhere else in its loop each time.
+            tokio::time::sleep(Duration::from_micros(5_000 + 300 * round)).await;
+            pausing.pause(sandbox).await.expect("it is paused");
+            pausing.resume(sandbox).await.expect("it goes on");
+        }
+        drop(stream);
+        engine.close().await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_time_limit_passes_after_the_pause_and_a_command_heeds_it_too() {
     in_both_ways(async |engine| {

@@ -113,15 +113,6 @@ impl Clock {
     }
 }
 
-/// What holds a sandbox still.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum By {
-    /// Its control group.
-    Group,
-    /// Its init, which stops everything but itself.
-    Init,
-}
-
 impl Sandbox {
     /// Keeps it from being paused; waits while it is. `None` if it ends, also while it is paused.
     pub(super) async fn keep_moving(&self) -> Option<OwnedRwLockReadGuard<()>> {
@@ -172,17 +163,14 @@ impl Engine {
     /// Stops everything in it, and waits until it stands.
     async fn stand_still(&self, sandbox: &Arc<Sandbox>) -> io::Result<()> {
         let skeleton = &sandbox.skeleton;
-        let by = match off_thread(skeleton, Skeleton::freeze).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => By::Group,
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => By::Init,
-            Err(error) => return Err(error),
-        };
         let stands = async {
             loop {
-                let stands = match by {
-                    By::Group => off_thread(skeleton, |skeleton| skeleton.group.is_frozen()).await,
-                    By::Init => self.halt(skeleton, true).await.map(|moving| moving == 0),
+                let stands = match off_thread(skeleton, Skeleton::freeze).await {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        // Its init does it, which stops everything but itself.
+                        self.halt(skeleton, true).await.map(|moving| moving == 0)
+                    }
+                    stands => stands,
                 };
                 if stands? {
                     return Ok(());
@@ -225,7 +213,9 @@ impl Engine {
 }
 
 impl Skeleton {
-    /// Has its group stop everything in it; whether it stands after a moment.
+    /// Has its group stop everything in it; whether it stands after a moment. If not it is to be
+    /// told again: under version 1 the kernel tells each process once, and one that went to wait for
+    /// its vforked child just then would wait for ever, since that child stands.
     fn freeze(&self) -> io::Result<bool> {
         {
             let mut frozen = lock(&self.frozen);
