@@ -6,9 +6,11 @@ use opentelemetry::trace::TraceContextExt;
 use sandpit_actors::clock::Clock;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
+use tracing::span::Record;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -27,7 +29,7 @@ where
 {
     tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .fmt_fields(JsonFields::new())
+        .fmt_fields(Members)
         .event_format(Lines { clock: WallClock::start(), node })
 }
 
@@ -58,24 +60,65 @@ struct Lines {
     node: Option<String>,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
+/// Keeps the fields of a span as members of a JSON object, each after a comma. Spans get fields
+/// while they last, and most of them end without a line: adding is appending, and only a line reads
+/// them.
+#[derive(Clone, Copy, Debug)]
+struct Members;
+
+impl<'writer> FormatFields<'writer> for Members {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
+        let mut appended = Appended { to: writer, outcome: Ok(()) };
+        fields.record(&mut appended);
+        appended.outcome
+    }
+
+    fn add_fields(
+        &self,
+        current: &'writer mut FormattedFields<Self>,
+        fields: &Record<'_>,
+    ) -> fmt::Result {
+        self.format_fields(current.as_writer(), fields)
+    }
+}
+
+impl Members {
+    /// The fields; where one was recorded again, the last.
+    fn read(kept: &FormattedFields<Self>) -> Map<String, Value> {
+        let members = kept.fields.strip_prefix(',').unwrap_or_default();
+        serde_json::from_str(&format!("{{{members}}}")).unwrap_or_default()
+    }
+}
+
+struct Appended<'writer> {
+    to: Writer<'writer>,
+    outcome: fmt::Result,
+}
+
+impl Appended<'_> {
+    fn set(&mut self, field: &Field, value: impl Into<Value>) {
+        // Those are for who gets the spans.
+        if !field.name().starts_with("otel.") && self.outcome.is_ok() {
+            self.outcome = write!(self.to, ",\"{}\":{}", field.name(), value.into());
+        }
+    }
+}
+
+impl<S> FormatEvent<S, Members> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, Members>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
         let mut line = Map::new();
         // The outermost first, so that what is closest to the event wins.
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
-            if let Some(fields) = span.extensions().get::<FormattedFields<N>>()
-                && let Ok(Value::Object(fields)) = serde_json::from_str(fields)
-            {
-                line.extend(fields.into_iter().filter(|(name, _)| !name.starts_with("otel.")));
+            if let Some(fields) = span.extensions().get::<FormattedFields<Members>>() {
+                line.extend(Members::read(fields));
             }
         }
         if let Some(span) = context.lookup_current() {
@@ -110,31 +153,39 @@ impl Fields<'_> {
     }
 }
 
-impl Visit for Fields<'_> {
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.set(field, value);
-    }
+/// Takes every kind of field as the JSON value it is.
+macro_rules! visit_values {
+    ($visitor:ty) => {
+        impl Visit for $visitor {
+            fn record_f64(&mut self, field: &Field, value: f64) {
+                self.set(field, value);
+            }
 
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.set(field, value);
-    }
+            fn record_i64(&mut self, field: &Field, value: i64) {
+                self.set(field, value);
+            }
 
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.set(field, value);
-    }
+            fn record_u64(&mut self, field: &Field, value: u64) {
+                self.set(field, value);
+            }
 
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.set(field, value);
-    }
+            fn record_bool(&mut self, field: &Field, value: bool) {
+                self.set(field, value);
+            }
 
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.set(field, value);
-    }
+            fn record_str(&mut self, field: &Field, value: &str) {
+                self.set(field, value);
+            }
 
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.set(field, format!("{value:?}"));
-    }
+            fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+                self.set(field, format!("{value:?}"));
+            }
+        }
+    };
 }
+
+visit_values!(Fields<'_>);
+visit_values!(Appended<'_>);
 
 #[cfg(test)]
 mod tests {
@@ -165,10 +216,18 @@ mod tests {
         let writer = kept.clone();
         let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
-            .fmt_fields(JsonFields::new())
+            .fmt_fields(Members)
             .event_format(Lines { clock: WallClock::start(), node: Some("n".to_owned()) });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
-            let span = tracing::info_span!("outer", sandbox = "i1", otel.kind = "client");
+            let span = tracing::info_span!(
+                "outer",
+                sandbox = "i1",
+                bytes = 1,
+                reason = tracing::field::Empty,
+                otel.kind = "client"
+            );
+            span.record("reason", "\"quoted\"\n");
+            span.record("bytes", 2);
             span.in_scope(|| tracing::warn!(count = 3, ratio = 0.5, "it \"happened\"\n"));
         });
         let bytes = kept.0.lock().unwrap().clone();
@@ -179,7 +238,7 @@ mod tests {
         line.remove("target");
         let expected = serde_json::json!({
             "level": "warn", "msg": "it \"happened\"\n", "count": 3, "ratio": 0.5,
-            "sandbox": "i1", "node": "n"
+            "sandbox": "i1", "bytes": 2, "reason": "\"quoted\"\n", "node": "n"
         });
         assert_eq!(Value::Object(line.clone()), expected);
     }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
@@ -84,9 +85,13 @@ pub async fn gather(uid_base: u32, launcher: &Launcher) -> io::Result<Facts> {
     })
 }
 
-/// Whether this is a container: a place with process ids of its own.
+/// Whether this is a container: a place with process ids of its own. It stays so while this
+/// process lives.
 pub(super) fn is_contained() -> bool {
-    fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() != FIRST_PIDS)
+    static CONTAINED: LazyLock<bool> = LazyLock::new(|| {
+        fs::metadata("/proc/self/ns/pid").is_ok_and(|own| own.ino() != FIRST_PIDS)
+    });
+    *CONTAINED
 }
 
 /// Has a process take more memory than `group` allows.

@@ -125,7 +125,7 @@ impl Sandbox {
         if !env.is_empty() {
             orders.extend(Order::Env { env: &env }.encode(&[]));
         }
-        write_all(&worker.channel, &orders).await
+        if orders.is_empty() { Ok(()) } else { write_all(&worker.channel, &orders).await }
     }
 
     /// Whether the kernel has killed one of its processes for lack of memory since this was asked
