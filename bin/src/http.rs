@@ -36,6 +36,16 @@ pub struct NotListening {
     pub source: std::io::Error,
 }
 
+/// Whether a host, with or without a port, as a request names it, can be of this machine alone. A
+/// name that a page's owner makes lead here is not.
+pub(crate) fn names_this_machine(host: &str) -> bool {
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => host.split([':', '/']).next(),
+    };
+    matches!(host, Some("localhost" | "127.0.0.1" | "::1"))
+}
+
 #[derive(Clone)]
 struct Faces {
     health: Health,

@@ -40,6 +40,7 @@ use sandpit_sandbox::e2b::wire::{ENVD_PORT, INTERPRETER_PORT, Timestamp, header 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::http::names_this_machine;
 use answer::Plain;
 use keys::{Keys, Note, Tokens};
 use metrics::Metrics;
@@ -48,6 +49,9 @@ use table::Table;
 
 /// Least lifetime that a call to a paused sandbox gives it.
 const RESUMED_MIN: Duration = Duration::from_secs(300);
+
+/// Where a proxy says for whom it asks.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A listener that answers SDKs until it is dropped.
 #[derive(Debug)]
@@ -186,6 +190,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     response
 }
 
+/// Whether a request comes from a program that knows it asks this machine.
+fn is_direct(headers: &HeaderMap) -> bool {
+    let relayed = [header::ORIGIN, header::FORWARDED, header::VIA, FORWARDED_FOR];
+    text(headers, header::HOST).is_none_or(names_this_machine)
+        && !relayed.iter().any(|name| headers.contains_key(name))
+}
+
 impl Shared {
     fn provider(&self) -> &Arc<dyn Provider> {
         self.direct.provider()
@@ -204,15 +215,15 @@ impl Shared {
         self.time(self.direct.clock().now())
     }
 
-    /// Whose the key of a request is. Without one, only programs of this machine may ask, and no
-    /// page that a browser shows.
+    /// Whose the key of a request is. Without one, only programs of this machine may ask: no page
+    /// that a browser shows, whatever name led it here, and nobody through a proxy.
     fn tenant(&self, headers: &HeaderMap) -> Result<Tenant, Plain> {
         match word(headers, names::API_KEY) {
             Some(key) => match self.keys.tenant(key) {
                 Some(tenant) => Ok(tenant.clone()),
                 None => Err(Plain::unauthorized("this API key is not known here")),
             },
-            None if self.is_private && !headers.contains_key(header::ORIGIN) => Ok(Tenant::local()),
+            None if self.is_private && is_direct(headers) => Ok(Tenant::local()),
             None => Err(Plain::unauthorized("an API key is needed, in the header X-API-KEY")),
         }
     }
@@ -287,4 +298,26 @@ fn word<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
 fn is_secret(headers: &HeaderMap, name: &'static str, expected: &str) -> bool {
     let given = word(headers, name).unwrap_or_default();
     sandpit_sandbox::e2b::wire::signature::same(given, expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_under_another_name_or_through_another_is_not_of_this_machine() {
+        let asks = |name: HeaderName, value: &'static str| {
+            is_direct(&HeaderMap::from_iter([(name, HeaderValue::from_static(value))]))
+        };
+        for name in ["localhost", "localhost:3000", "127.0.0.1:49980", "[::1]:49980"] {
+            assert!(asks(header::HOST, name), "{name}");
+        }
+        for name in ["evil.example", "localhost.evil.example:49980", "127.0.0.1.evil.example"] {
+            assert!(!asks(header::HOST, name), "{name}");
+        }
+        assert!(!asks(header::ORIGIN, "http://localhost"));
+        assert!(!asks(FORWARDED_FOR, "203.0.113.7"));
+        assert!(!asks(header::FORWARDED, "for=203.0.113.7"));
+        assert!(!asks(header::VIA, "1.1 gate"));
+    }
 }

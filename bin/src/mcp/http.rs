@@ -15,6 +15,8 @@ use rmcp::ServerHandler;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::{StreamableHttpServerConfig, StreamableHttpService};
 
+use crate::http::names_this_machine;
+
 /// Where it is.
 pub const PATH: &str = "/mcp";
 /// Bytes of one message: a call holds at most 256 KiB of code, written as JSON.
@@ -84,12 +86,7 @@ fn equal(given: &[u8], expected: &[u8]) -> bool {
 
 /// Whether an origin, as in `http://localhost:3000`, is of this machine.
 fn is_this_machine(origin: &str) -> bool {
-    let Some((_, host)) = origin.split_once("://") else { return false };
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => host.split([':', '/']).next(),
-    };
-    matches!(host, Some("localhost" | "127.0.0.1" | "::1"))
+    origin.split_once("://").is_some_and(|(_, host)| names_this_machine(host))
 }
 
 /// The routes of the face that `make` makes, one for every session or request.

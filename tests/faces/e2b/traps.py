@@ -255,6 +255,9 @@ def e2b_trap_23(_):
     assert KEY.startswith("e2b_") and len(KEY) == 44 and not KEY[4:].strip("0123456789abcdef"), KEY
     wrong = "e2b_" + "0" * 40
     equal(httpx.get(f"{URL}/v2/sandboxes", headers={"X-API-KEY": wrong}).status_code, 401)
+    equal(httpx.get(f"{URL}/v2/sandboxes").status_code, 200)
+    for relayed in ({"Host": "rebound.example"}, {"X-Forwarded-For": "203.0.113.7"}):
+        equal(httpx.get(f"{URL}/v2/sandboxes", headers=relayed).status_code, 401)
 
 
 def e2b_trap_24(made):
