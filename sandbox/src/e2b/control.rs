@@ -1,6 +1,7 @@
 //! The life of sandboxes: the control plane.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -167,6 +168,7 @@ impl Cloud {
             is_paused: false,
             is_parked: false,
             renewed: self.options.time.now(),
+            params: Arc::default(),
         }
     }
 
@@ -413,9 +415,9 @@ impl Cloud {
             // resuming another one costs its owner a call.
             is_parked: is_paused && self.options.park,
             renewed: self.options.time.now(),
+            params: Arc::default(),
         };
-        self.known().insert(sandbox, remote.clone());
-        Ok(Some(remote))
+        Ok(Some(self.known().found(sandbox, remote)))
     }
 
     /// Learns what only the answer about one sandbox holds: how to reach what is inside.

@@ -24,6 +24,10 @@ const HOME: &str = "/home/user";
 /// Events of one execution that wait for whoever reads them.
 const EVENTS_ROOM: usize = 64;
 
+/// Longest a cell with `params` waits for another one's end. Beyond it nothing was done, and its
+/// caller knows in time to ask again; it is shorter than an attempt may take.
+const PARAMS_WAIT: Duration = Duration::from_secs(5);
+
 /// Bytes of each stream that are passed on; the rest is counted.
 const KEPT_MAX: u64 = 1 << 20;
 
@@ -42,6 +46,13 @@ impl Cloud {
             let contents = Body::Whole(contents.clone());
             this.write_file(sandbox, &remote, path, contents, &[]).await?;
         }
+        let turn = match &request.work {
+            Work::Cell { params: Some(_), .. } => {
+                let turn = tokio::time::timeout(PARAMS_WAIT, remote.params.clone().lock_owned());
+                Some(turn.await.map_err(|_| ProviderError::Busy { queued: 1 })?)
+            }
+            _ => None,
+        };
         let (events, stream) = mpsc::channel(EVENTS_ROOM);
         let interrupt = Arc::new(Notify::new());
         let run = Run {
@@ -64,7 +75,10 @@ impl Cloud {
                 }
                 let env = env(&remote.env, &request.env);
                 let response = this.execute(sandbox, &remote, code, context.as_ref(), env).await?;
-                tokio::spawn(run.cell(response));
+                tokio::spawn(async move {
+                    run.cell(response).await;
+                    drop(turn);
+                });
             }
             Work::Line(line) => {
                 let arguments = vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use sandpit_messages::id::SandboxId;
 use sandpit_messages::time::Moment;
+use tokio::sync::Mutex;
 
 /// The sandboxes of one endpoint, as far as we know.
 #[derive(Debug, Default)]
@@ -37,6 +39,9 @@ pub(super) struct Remote {
     pub(super) is_parked: bool,
     /// When its time was extended last.
     pub(super) renewed: Moment,
+    /// Held from when a cell's `params` are put into its context until it ends: another's would
+    /// take their place.
+    pub(super) params: Arc<Mutex<()>>,
 }
 
 /// A secret of one sandbox.
@@ -74,6 +79,12 @@ impl Known {
     pub(super) fn insert(&mut self, sandbox: SandboxId, remote: Remote) {
         self.doubtful.remove(&sandbox);
         self.remotes.insert(sandbox, remote);
+    }
+
+    /// Takes note of one that a list has. Whoever made or found it meanwhile knows no less of it.
+    pub(super) fn found(&mut self, sandbox: SandboxId, remote: Remote) -> Remote {
+        self.doubtful.remove(&sandbox);
+        self.remotes.entry(sandbox).or_insert(remote).clone()
     }
 
     pub(super) fn forget(&mut self, sandbox: SandboxId) -> Option<Remote> {

@@ -2,12 +2,16 @@
 
 mod faults;
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use bytes::Bytes;
+use sandpit_messages::id::{ExecId, NodeId, SandboxId};
+use sandpit_sandbox::Provider;
 use sandpit_sandbox::e2b::{ApiKey, E2b, Options, Template};
-use sandpit_sandbox::provider::Limits;
+use sandpit_sandbox::provider::{CreateRequest, ExecEvent, ExecRequest, Limits, Work};
 use sandpit_tests::cloud::proxy::{Proxy, Weather};
 use sandpit_tests::cloud::rig;
 use sandpit_tests::contract;
@@ -88,6 +92,42 @@ async fn another_sandpit_keeps_the_promises_of_a_provider() {
     let provider = E2b::new(account.options("sandpit", &url)).expect("an endpoint");
     contract::provider::provider(&provider, "base").await;
     assert_eq!(account.leases(), Vec::<String>::new(), "nothing is left there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cells_at_once_in_one_sandbox_see_their_own_params() {
+    let cloud = Node::start(&[]);
+    let account = Account::of(&cloud);
+    let url = format!("http://{}", account.address);
+    let provider = E2b::new(account.options("sandpit", &url)).expect("an endpoint");
+    let sandbox = SandboxId::minted(NodeId::of_bits(7), 1);
+    let create = CreateRequest { sandbox, template: "base".to_owned() };
+    provider.create(create).await.expect("a sandbox");
+    let code = "import time\nbefore = params\ntime.sleep(0.1)\nprint(before, params)";
+    let seen = futures_util::future::join_all((0..6).map(async |number| {
+        let (code, params) = (code.to_owned(), Some(number.to_string()));
+        let request = ExecRequest {
+            exec: ExecId::minted(number),
+            work: Work::Cell { code, params, context: None },
+            files: BTreeMap::new(),
+            env: BTreeMap::new(),
+            cwd: None,
+            stdin: Bytes::new(),
+            time_max: WAIT_MAX,
+        };
+        let mut stream = provider.exec(sandbox, request).await.expect("it begins");
+        let mut stdout = String::new();
+        while let Some(event) = stream.next().await {
+            if let ExecEvent::Stdout(bytes) = event {
+                stdout += &String::from_utf8_lossy(&bytes);
+            }
+        }
+        stdout
+    }));
+    for (number, seen) in seen.await.into_iter().enumerate() {
+        assert_eq!(seen, format!("{number} {number}\n"));
+    }
+    provider.destroy(sandbox).await.expect("it ends");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

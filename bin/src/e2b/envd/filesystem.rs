@@ -63,11 +63,10 @@ pub(super) async fn unary(
         "CreateWatcher" => {
             let ask: WatchRequest = asked(request).await?;
             let watchers = call.shared.table.watchers(sandbox);
-            watchers.room()?;
             let watching = files.watch(sandbox, &ask.path, ask.recursive).await.map_err(failed)?;
             let kept = Arc::new(Kept::default());
             let keeping = keep(Arc::clone(&call.shared), sandbox, ask, watching, Arc::clone(&kept));
-            let watcher_id = watchers.insert(kept, tokio::spawn(keeping).abort_handle());
+            let watcher_id = watchers.insert(kept, tokio::spawn(keeping).abort_handle())?;
             told(&Watcher { watcher_id })
         }
         "GetWatcherEvents" => {

@@ -8,7 +8,7 @@ use sandpit_sandbox::e2b::wire::filesystem::Event;
 use tokio::task::AbortHandle;
 
 /// Watches of one sandbox at once.
-pub(super) const WATCHERS_MAX: usize = 64;
+const WATCHERS_MAX: usize = 64;
 
 /// Events of one watch that wait to be asked for.
 const EVENTS_MAX: usize = 4_096;
@@ -62,22 +62,26 @@ impl Watchers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is room for another one.
-    pub(super) fn room(&self) -> Result<(), ConnectError> {
-        if self.inner().all.len() < WATCHERS_MAX {
-            return Ok(());
-        }
-        let message = format!("{WATCHERS_MAX} directories are watched; remove a watcher");
-        Err(ConnectError::new(Code::ResourceExhausted, message))
-    }
-
-    /// Takes a watch in, and names it.
-    pub(super) fn insert(&self, kept: Arc<Kept>, task: AbortHandle) -> String {
+    /// Takes a watch in, and names it. Where there is no room for it, it ends.
+    pub(super) fn insert(
+        &self,
+        kept: Arc<Kept>,
+        task: AbortHandle,
+    ) -> Result<String, ConnectError> {
         let mut inner = self.inner();
+        if inner.all.len() >= WATCHERS_MAX {
+            // What those saw whose directory is gone has waited long enough.
+            inner.all.retain(|_, (_, task)| !task.is_finished());
+        }
+        if inner.all.len() >= WATCHERS_MAX {
+            task.abort();
+            let message = format!("{WATCHERS_MAX} directories are watched; remove a watcher");
+            return Err(ConnectError::new(Code::ResourceExhausted, message));
+        }
         inner.numbers += 1;
         let id = format!("w{}", inner.numbers);
         inner.all.insert(id.clone(), (kept, task));
-        id
+        Ok(id)
     }
 
     /// What happened since the last time.
@@ -122,7 +126,7 @@ mod tests {
     async fn events_are_told_once_and_too_many_are_told_as_such() {
         let (watchers, kept) = (Watchers::default(), Arc::new(Kept::default()));
         let task = tokio::spawn(std::future::pending::<()>());
-        let id = watchers.insert(Arc::clone(&kept), task.abort_handle());
+        let id = watchers.insert(Arc::clone(&kept), task.abort_handle()).unwrap();
         let event = |name: &str| Event { name: name.to_owned(), ..Event::default() };
         kept.push(event("a"));
         assert_eq!(watchers.events(&id), Ok(vec![event("a")]));
@@ -133,5 +137,25 @@ mod tests {
         assert_eq!(watchers.remove(&id), Ok(()));
         assert_eq!(watchers.events(&id).map_err(|error| error.code), Err(Code::NotFound));
         assert!(task.await.is_err_and(|error| error.is_cancelled()));
+    }
+
+    #[tokio::test]
+    async fn there_are_so_many_and_those_that_ended_make_room() {
+        let watchers = Watchers::default();
+        let over = tokio::spawn(async {});
+        let handle = over.abort_handle();
+        over.await.unwrap();
+        watchers.insert(Arc::default(), handle).unwrap();
+        let begin = || tokio::spawn(std::future::pending::<()>());
+        let mut begun: Vec<_> = (0..WATCHERS_MAX).map(|_| begin()).collect();
+        for task in &begun {
+            watchers.insert(Arc::default(), task.abort_handle()).unwrap();
+        }
+        let refused = begin();
+        let error = watchers.insert(Arc::default(), refused.abort_handle()).unwrap_err();
+        assert_eq!(error.code, Code::ResourceExhausted);
+        assert!(refused.await.is_err_and(|error| error.is_cancelled()));
+        drop(watchers);
+        assert!(begun.pop().unwrap().await.is_err_and(|error| error.is_cancelled()));
     }
 }
