@@ -54,7 +54,6 @@ _exit = os._exit
 _dumps = json.dumps
 _loads = json.loads
 _compile = compile
-_exec = exec
 _eval = eval
 _parse = ast.parse
 _fstat = os.fstat
@@ -72,9 +71,10 @@ _place = struct.Struct("=i").pack
 def prepare():
     """Run once in the zygote: what every worker would otherwise do for itself."""
     namespace = {}
-    tree = _parse("1\n2\nraise ValueError('warm')", "<warm>", "exec")
     try:
-        _exec(_compile(tree, "<warm>", "exec"), namespace)
+        for code in ("1", "1\n2", "raise ValueError('warm')"):
+            for step in steps_of(code, "<warm>")[0]:
+                _eval(step, namespace)
     except ValueError as error:
         "".join(traceback.format_exception(type(error), error, error.__traceback__))
     _dumps({"warm": [1, "two"]})
@@ -285,17 +285,7 @@ class Worker:
 
     def run(self, code, name, params):
         self.remember(name, code)
-        try:
-            tree = _parse(code, name, "exec")
-        except SyntaxError as error:
-            tree = magic.parse(code, name, error)
-        last = None
-        if tree.body and isinstance(tree.body[-1], ast.Expr):
-            last = ast.Expression(tree.body.pop().value)
-        awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        steps = [_compile(tree, name, "exec", flags=awaits, dont_inherit=True)]
-        if last is not None:
-            steps.append(_compile(last, name, "eval", flags=awaits, dont_inherit=True))
+        steps, has_value = steps_of(code, name)
         if params is not None:
             self.scope["params"] = _loads(params)
         value = None
@@ -306,7 +296,7 @@ class Worker:
             # The flag of a code object that awaits (CO_COROUTINE).
             if step.co_flags & 0x80:
                 value = self.wait(value)
-        if last is None:
+        if not has_value:
             return None
         if value is not None:
             self.scope["_"] = value
@@ -416,6 +406,29 @@ class Worker:
             except BaseException:
                 pass
         self.flush_c(None)
+
+
+def steps_of(code, name):
+    """What a cell does, one step after the other, and whether the last one has a value."""
+    options = {"flags": ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, "dont_inherit": True}
+    # Many cells are one expression, which takes a third of the time without a tree. One that is
+    # indented is none, which only the tree notices.
+    if "\n" not in code and not code[:1].isspace():
+        try:
+            return [_compile(code, name, "eval", **options)], True
+        except SyntaxError:
+            pass
+    try:
+        tree = _parse(code, name, "exec")
+    except SyntaxError as error:
+        tree = magic.parse(code, name, error)
+    last = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        last = ast.Expression(tree.body.pop().value)
+    steps = [_compile(tree, name, "exec", **options)]
+    if last is not None:
+        steps.append(_compile(last, name, "eval", **options))
+    return steps, last is not None
 
 
 def go_to(folder):

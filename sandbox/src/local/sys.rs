@@ -392,17 +392,33 @@ pub(super) fn cpu_time_of(pid: i32) -> Duration {
 /// # Errors
 /// As opening and reading; [`io::ErrorKind::FileTooLarge`] past a page.
 pub(super) fn read_page(path: impl AsRef<Path>) -> io::Result<String> {
-    let file = rustix::fs::open(
-        path.as_ref(),
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
-    let mut page = [0; 4096];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut page[..]))?;
-    if read == page.len() {
-        return Err(io::ErrorKind::FileTooLarge.into());
+    Page::open(path)?.read()
+}
+
+/// Such a file, for who reads it again and again: the way to it takes longer than reading it.
+#[derive(Debug)]
+pub(super) struct Page(OwnedFd);
+
+impl Page {
+    /// # Errors
+    /// As opening.
+    pub(super) fn open(path: impl AsRef<Path>) -> io::Result<Self> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::open(path.as_ref(), flags, rustix::fs::Mode::empty())?))
     }
-    Ok(String::from_utf8_lossy(&page[..read]).into_owned())
+
+    /// What it says now.
+    ///
+    /// # Errors
+    /// As reading, also when what it tells of is gone; [`io::ErrorKind::FileTooLarge`] past a page.
+    pub(super) fn read(&self) -> io::Result<String> {
+        let mut page = [0; 4096];
+        let read = rustix::io::retry_on_intr(|| rustix::io::pread(&self.0, &mut page[..], 0))?;
+        if read == page.len() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(String::from_utf8_lossy(&page[..read]).into_owned())
+    }
 }
 
 /// Hears when `file` is ready, on the runtime that calls. The file stays its owner's.

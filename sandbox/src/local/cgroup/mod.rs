@@ -12,12 +12,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sandpit_messages::sandbox::LimitsEnforced;
 
 use super::options::CgroupChoice;
-use super::sys;
+use super::sys::{self, Page};
 
 pub mod none;
 mod stock;
@@ -102,6 +103,8 @@ enum Kind {
 pub struct Group {
     name: String,
     kind: GroupKind,
+    /// Where the kernel counts whom it killed for memory; after every execution it is looked at.
+    kills: OnceLock<Page>,
 }
 
 #[derive(Debug)]
@@ -192,7 +195,7 @@ impl Backend {
             Kind::V2(tree) => GroupKind::V2(tree.group(name, limits)?),
             Kind::None { .. } => GroupKind::None,
         };
-        Ok(Group { name: name.to_owned(), kind })
+        Ok(Group { name: name.to_owned(), kind, kills: OnceLock::new() })
     }
 
     /// Removes this engine's folder. Its groups must have been removed before.
@@ -256,11 +259,20 @@ impl Group {
     /// # Errors
     /// What the kernel said.
     pub fn oom_kills(&self) -> io::Result<u64> {
-        match &self.kind {
-            GroupKind::V1(group) => group.oom_kills(),
-            GroupKind::V2(group) => group.oom_kills(),
-            GroupKind::None => Ok(0),
-        }
+        let page = match self.kills.get() {
+            Some(page) => page,
+            None => {
+                let counted = match &self.kind {
+                    GroupKind::V1(group) => group.kills(),
+                    GroupKind::V2(group) => Some(group.kills()),
+                    GroupKind::None => None,
+                };
+                let Some(path) = counted else { return Ok(0) };
+                let page = Page::open(path)?;
+                self.kills.get_or_init(|| page)
+            }
+        };
+        entry(&page.read()?, "oom_kill")
     }
 
     /// Process ids in it, as this process sees them.
@@ -453,15 +465,15 @@ fn read_number(path: &Path) -> io::Result<u64> {
 
 /// The number after `key` in a file of `key number` lines; 0 if the key is not there.
 fn read_entry(path: &Path, key: &str) -> io::Result<u64> {
-    let text = sys::read_page(path)?;
-    for line in text.lines() {
-        if let Some((name, value)) = line.split_once(' ')
-            && name == key
-        {
-            return value.trim().parse().map_err(|_| invalid(path));
-        }
-    }
-    Ok(0)
+    entry(&sys::read_page(path)?, key)
+}
+
+/// The number after a word, at the start of a line; 0 where there is none.
+fn entry(text: &str, key: &str) -> io::Result<u64> {
+    let mut entries = text.lines().filter_map(|line| line.split_once(' '));
+    let Some((_, value)) = entries.find(|(name, _)| *name == key) else { return Ok(0) };
+    let unread = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{key} is {value}"));
+    value.trim().parse().map_err(unread)
 }
 
 /// A file of one process id per line.

@@ -209,9 +209,9 @@ impl Group {
         Ok(usage)
     }
 
-    pub(super) fn oom_kills(&self) -> io::Result<u64> {
-        let Some(folder) = self.folder(Controller::Memory) else { return Ok(0) };
-        read_entry(&folder.join("memory.oom_control"), "oom_kill")
+    /// Where the kernel counts whom it killed for memory, if it does.
+    pub(super) fn kills(&self) -> Option<PathBuf> {
+        Some(self.folder(Controller::Memory)?.join("memory.oom_control"))
     }
 
     pub(super) fn processes(&self) -> io::Result<Vec<u32>> {

@@ -160,8 +160,9 @@ impl Group {
         })
     }
 
-    pub(super) fn oom_kills(&self) -> io::Result<u64> {
-        read_entry(&self.folder.join("memory.events"), "oom_kill")
+    /// Where the kernel counts whom it killed for memory.
+    pub(super) fn kills(&self) -> PathBuf {
+        self.folder.join("memory.events")
     }
 
     pub(super) fn processes(&self) -> io::Result<Vec<u32>> {

@@ -278,17 +278,6 @@ fn listen(file: &OwnedFd) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
     sys::listen(file.as_fd(), Interest::READABLE)
 }
 
-/// Most memory of a process at once, in bytes; 0 if it is gone.
-fn peak_memory(pid: i32) -> u64 {
-    if pid <= 0 {
-        return 0;
-    }
-    let status = sys::read_page(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
 /// What a sandbox uses where no group counts it.
 pub(super) fn usage_by_proc(sandbox: &Sandbox) -> GroupUsage {
     let namespace = sandbox.skeleton.namespace.get();

@@ -152,6 +152,8 @@ pub(super) struct Worker {
     pub(super) stage: watch::Receiver<WorkerStage>,
     /// Cells so far.
     pub(super) cells: u64,
+    /// What the kernel says of it, once it was asked.
+    status: Option<sys::Page>,
 }
 
 impl Worker {
@@ -159,6 +161,21 @@ impl Worker {
     pub(super) fn is_alive(&self) -> bool {
         matches!(&*self.stage.borrow(), WorkerStage::Verified { .. })
             && self.stage.has_changed().is_ok()
+    }
+
+    /// Most memory it had at once, in bytes; 0 if it is gone.
+    pub(super) fn peak_memory(&mut self) -> u64 {
+        if self.outer <= 0 {
+            return 0;
+        }
+        if self.status.is_none() {
+            self.status = sys::Page::open(format!("/proc/{}/status", self.outer)).ok();
+        }
+        let status = self.status.as_ref().and_then(|status| status.read().ok());
+        let line = status.as_deref().unwrap_or_default().lines();
+        let kib = line.filter_map(|line| line.strip_prefix("VmHWM:")).next();
+        let kib = kib.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
     }
 
     /// Makes a folder the one where its cells run; whether it could be is the inner answer.
@@ -274,6 +291,7 @@ impl Engine {
             handle,
             stage,
             cells: 0,
+            status: None,
         })
     }
 

@@ -17,7 +17,7 @@ use super::super::contexts::Turn;
 use super::super::link::WorkerStage;
 use super::super::sandbox::{NoWorker, READ_MAX, Worker, write_all};
 use super::output::{Output, Read};
-use super::{Ended, NotWritten, Run, listen, pass_one, peak_memory};
+use super::{Ended, NotWritten, Run, listen, pass_one};
 use crate::provider::contexts::Shown;
 use crate::provider::{ExecEvent, ExecRequest, KilledBy, Outcome};
 
@@ -204,7 +204,7 @@ impl Run {
             End::Done => {
                 told.outcome = if said.raised.is_some() { Outcome::Raised } else { Outcome::Ok };
                 told.cpu = sys::cpu_time_of(worker.outer).saturating_sub(cpu_before);
-                told.max_rss = peak_memory(worker.outer);
+                told.max_rss = worker.peak_memory();
                 told.context_kept = !self.stopping.killed();
                 // Whoever asked may have gone.
                 if let Some(raised) = said.raised {
