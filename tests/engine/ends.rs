@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use sandpit_sandbox::local::cgroup::{Backend, none};
+use sandpit_sandbox::local::cgroup::Backend;
+use sandpit_sandbox::local::cgroup::none::HeldNamespace;
 use sandpit_sandbox::local::options::CgroupChoice;
 use sandpit_sandbox::provider::Provider;
 
@@ -57,12 +58,12 @@ if os.fork() == 0:
 os.wait()[1]
 ";
     assert_eq!(engine.value(sandbox, code).await, "0");
-    let before = none::survey().expect("a survey").remove(&namespace).expect("its processes");
+    let before = namespace.usage().expect("a survey").expect("its processes");
     assert!(before.processes.len() >= 5, "{before:?}");
 
     engine.destroy(sandbox).await;
 
-    assert_eq!(none::survey().expect("a survey").remove(&namespace), None);
+    assert_eq!(namespace.usage().expect("a survey"), None);
     engine.close().await;
 }
 
@@ -89,7 +90,7 @@ for _ in range(60):
 
     engine.destroy(sandbox).await;
 
-    assert_eq!(none::survey().expect("a survey").remove(&namespace), None);
+    assert_eq!(namespace.usage().expect("a survey"), None);
     engine.close().await;
 }
 
@@ -222,7 +223,7 @@ async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_i
         let sandbox = engine.create().await;
         let namespace = namespace(&engine, sandbox).await;
         let mut endings = engine.provider.endings();
-        let inner = chain_to(namespace);
+        let inner = chain_to(&namespace);
         let Some(victim) = inner.get(depth) else { continue };
         rustix::process::kill_process(
             rustix::process::Pid::from_raw(*victim).expect("a pid"),
@@ -234,7 +235,7 @@ async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_i
         let ending = ending.expect("an ending is told").expect("the engine lives");
         assert_eq!(ending.sandbox, sandbox);
         let before = super::support::now();
-        while let Some(left) = none::survey().expect("a survey").remove(&namespace) {
+        while let Some(left) = namespace.usage().expect("a survey") {
             assert!(super::support::since(before) < GONE_MAX, "still there: {left:?}");
             tokio::task::yield_now().await;
         }
@@ -247,10 +248,10 @@ async fn hostile_h56_a_killed_launcher_or_keeper_takes_its_sandboxes_along_and_i
 }
 
 /// Process ids from this process down to the one that started the sandbox's first process.
-fn chain_to(namespace: u64) -> Vec<i32> {
-    let survey = none::survey().expect("a survey");
+fn chain_to(namespace: &HeldNamespace) -> Vec<i32> {
+    let usage = namespace.usage().expect("a survey").expect("its processes");
     let mut chain = Vec::new();
-    let mut pid = *survey.get(&namespace).and_then(|usage| usage.processes.first()).expect("a pid");
+    let mut pid = *usage.processes.first().expect("a pid");
     while pid != std::process::id() && pid > 1 {
         chain.push(i32::try_from(pid).expect("a pid"));
         let Some(parent) = parent(pid) else { break };

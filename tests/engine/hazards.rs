@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sandpit_sandbox::local::cgroup::none;
+use sandpit_sandbox::local::cgroup::none::HeldNamespace;
 use sandpit_sandbox::local::options::Options;
 use sandpit_sandbox::local::template;
 use sandpit_sandbox::provider::{Outcome, Progress, Provider};
@@ -10,10 +10,14 @@ use sandpit_sandbox::provider::{Outcome, Progress, Provider};
 use super::support::{Engine, attacked, options};
 
 /// The pid namespace of a sandbox, which has the same number inside and outside.
-pub(crate) async fn namespace(engine: &Engine, sandbox: sandpit_messages::id::SandboxId) -> u64 {
+pub(crate) async fn namespace(
+    engine: &Engine,
+    sandbox: sandpit_messages::id::SandboxId,
+) -> HeldNamespace {
     let link = engine.line(sandbox, "readlink /proc/self/ns/pid").await.out;
     let number = link.trim().trim_start_matches("pid:[").trim_end_matches(']');
-    number.parse().unwrap_or_else(|_| panic!("no number of a namespace: {link:?}"))
+    let number = number.parse().unwrap_or_else(|_| panic!("no number of a namespace: {link:?}"));
+    HeldNamespace::of(number).expect("its processes are there")
 }
 
 #[tokio::test]
@@ -85,7 +89,7 @@ async fn hazard_08_no_process_of_a_sandbox_is_root_on_the_host() {
     let mut users = Vec::new();
     for sandbox in [one, other] {
         let namespace = namespace(&engine, sandbox).await;
-        let usage = none::survey().expect("a survey").remove(&namespace).expect("its processes");
+        let usage = namespace.usage().expect("a survey").expect("its processes");
         assert!(usage.processes.len() >= 2, "{usage:?}");
         for pid in usage.processes {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");

@@ -63,6 +63,42 @@ pub fn pid_namespace(pid: u32) -> io::Result<u64> {
     fs::metadata(format!("/proc/{pid}/ns/pid")).map(|namespace| namespace.ino())
 }
 
+/// A pid namespace that is held: as long as this lives no other gets its number. Without that the
+/// number of one that is gone names the next one made on this machine, whoever makes it.
+#[derive(Debug)]
+pub struct HeldNamespace {
+    number: u64,
+    _open: fs::File,
+}
+
+impl HeldNamespace {
+    /// Holds the namespace of this number, as in [`pid_namespace`], while a process is in it.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed; [`io::ErrorKind::NotFound`] if no process that may be looked
+    /// at is in it.
+    pub fn of(number: u64) -> io::Result<Self> {
+        for pid in survey()?.remove(&number).unwrap_or_default().processes {
+            let Ok(open) = fs::File::open(format!("/proc/{pid}/ns/pid")) else { continue };
+            if open.metadata()?.ino() == number {
+                return Ok(Self { number, _open: open });
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no process is in the pid namespace {number}"),
+        ))
+    }
+
+    /// What its processes use now; `None` if there are none.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed.
+    pub fn usage(&self) -> io::Result<Option<NamespaceUsage>> {
+        Ok(survey()?.remove(&self.number))
+    }
+}
+
 /// Whether the processes together use more than `limit` bytes. Cheap while they are far from it;
 /// near it shared memory is shared out exactly.
 pub fn is_over(usage: &NamespaceUsage, limit: u64) -> bool {
@@ -133,6 +169,18 @@ mod tests {
         assert!(usage.resident > 0);
         assert!(!is_over(&usage, u64::MAX));
         assert!(is_over(&usage, 1));
+    }
+
+    #[test]
+    fn a_namespace_is_held_by_its_number() {
+        let own = pid_namespace(std::process::id()).unwrap();
+
+        let held = HeldNamespace::of(own).unwrap();
+
+        let usage = held.usage().unwrap().unwrap();
+        assert!(usage.processes.contains(&std::process::id()));
+        // The kernel gives its first namespaces numbers far above this.
+        assert_eq!(HeldNamespace::of(1).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

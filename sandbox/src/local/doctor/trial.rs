@@ -10,7 +10,8 @@ use std::time::Duration;
 use sandpit_messages::id::{ExecId, SandboxId};
 use sandpit_messages::time::Moment;
 
-use super::super::cgroup::{Backend, none};
+use super::super::cgroup::Backend;
+use super::super::cgroup::none::HeldNamespace;
 use super::super::engine::LocalProvider;
 use super::super::host::Launcher;
 use super::super::options::{CgroupChoice, Options};
@@ -79,7 +80,7 @@ struct Trial<'a> {
     options: &'a Options,
     made: u32,
     /// Of processes, one for every sandbox that was attacked or timed.
-    namespaces: Vec<u64>,
+    namespaces: Vec<HeldNamespace>,
 }
 
 impl Trial<'_> {
@@ -183,13 +184,19 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// Makes a sandbox and remembers its namespace.
+    /// Makes a sandbox and holds its namespace.
     async fn create(&mut self) -> Result<SandboxId, ProviderError> {
         let sandbox = self.create_only().await?;
         let number = "__import__('os').stat('/proc/self/ns/pid').st_ino";
         // Where sandboxes see no processes there is no number, and groups alone are looked at.
         let shown = self.cell(sandbox, number).await?;
-        self.namespaces.extend(shown.parse::<u64>());
+        if let Ok(number) = shown.parse() {
+            let held = HeldNamespace::of(number).map_err(|error| ProviderError::Failed {
+                why: format!("its processes cannot be looked at: {error}"),
+                maybe_done: true,
+            })?;
+            self.namespaces.push(held);
+        }
         Ok(sandbox)
     }
 
@@ -233,14 +240,14 @@ fn since(before: Moment) -> Duration {
 }
 
 /// Whether the engine that ran left processes in these namespaces, or groups.
-fn leftovers(word: &str, namespaces: &[u64]) -> Line {
+fn leftovers(word: &str, namespaces: &[HeldNamespace]) -> Line {
     let mut left = Vec::new();
-    match none::survey() {
-        Ok(mut found) => {
-            let found = namespaces.iter().filter_map(|namespace| found.remove(namespace));
-            left.extend(found.map(|usage| format!("processes {:?}", usage.processes)));
+    for namespace in namespaces {
+        match namespace.usage() {
+            Ok(None) => {}
+            Ok(Some(usage)) => left.push(format!("processes {:?}", usage.processes)),
+            Err(error) => left.push(format!("processes cannot be listed: {error}")),
         }
-        Err(error) => left.push(format!("processes cannot be listed: {error}")),
     }
     let backend = Backend::detect(CgroupChoice::Auto, &format!("{word}-leftovers"), None);
     for folder in backend.folders() {
