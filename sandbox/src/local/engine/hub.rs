@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::RecvFlags;
 
 use super::super::control::{self, FromInit, FromKeeper, FromLauncher};
 use super::link::{Keeper, Skeleton, Stage, WorkerStage, lock};
+use super::template::Template;
 use super::{Engine, Job};
 
 /// Events taken in one round.
@@ -251,13 +253,31 @@ pub(super) enum Heard {
     Gone,
 }
 
-/// Does what would keep the hub waiting, one job after the other.
+/// How long nothing must have been asked of the engine before spares are made. Making one takes a
+/// processor for a millisecond or two: right after a sandbox was wanted the next request is the
+/// likeliest, and on a small machine it would wait for that processor.
+const QUIET: Duration = Duration::from_millis(10);
+
+/// Does what would keep the hub waiting, one job after the other: what is left of skeletons at
+/// once, spares one at a time while it is quiet.
 pub(super) fn keep_house(engine: &Weak<Engine>, jobs: &mpsc::Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
+    let mut short: Vec<Arc<Template>> = Vec::new();
+    loop {
+        let job = if short.is_empty() {
+            jobs.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            jobs.recv_timeout(QUIET)
+        };
         let Some(engine) = engine.upgrade() else { return };
         match job {
-            Job::Retire { skeleton, why } => engine.retire(&skeleton, &why),
-            Job::Spare { template } => engine.fill_spares(&template),
+            Ok(Job::Retire { skeleton, why }) => engine.retire(&skeleton, &why),
+            Ok(Job::Spare { template }) => {
+                if !short.iter().any(|other| Arc::ptr_eq(other, &template)) {
+                    short.push(template);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => short.retain(|template| engine.fill_spare(template)),
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }

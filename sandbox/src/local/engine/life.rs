@@ -280,27 +280,30 @@ impl Engine {
         skeleton.is_gone(why);
     }
 
-    /// Has spare skeletons made, a little later.
+    /// Has spare skeletons made as soon as it is quiet.
     pub(super) fn want_spares(&self, template: &Arc<Template>) {
         // The housekeeper ends with the engine only.
         let _ = self.jobs.send(Job::Spare { template: Arc::clone(template) });
     }
 
-    pub(super) fn fill_spares(&self, template: &Arc<Template>) {
-        let limits = group_limits(template.info.limits, self.options.bounds.pids);
-        while template.wants_spare(&self.options) {
-            let Some(keeper) = template.keeper() else { return };
-            match self.build_skeleton(&keeper, limits) {
-                Ok(skeleton) => template.keep_spare(skeleton),
-                Err(error) => {
-                    tracing::debug!(%error, "no spare skeleton could be ordered");
-                    return;
-                }
-            }
-        }
+    /// Makes groups for later and one spare skeleton; false if none is wanted, or none can be made.
+    pub(super) fn fill_spare(&self, template: &Template) -> bool {
         if let Some(Err(error)) = self.stock(super::Stock::refill) {
             tracing::debug!(%error, "no spare groups could be made");
         }
+        if !template.wants_spare(&self.options) {
+            return false;
+        }
+        let Some(keeper) = template.keeper() else { return false };
+        let limits = group_limits(template.info.limits, self.options.bounds.pids);
+        match self.build_skeleton(&keeper, limits) {
+            Ok(skeleton) => template.keep_spare(skeleton),
+            Err(error) => {
+                tracing::debug!(%error, "no spare skeleton could be ordered");
+                return false;
+            }
+        }
+        true
     }
 
     /// Removes all groups. Every process is gone.
