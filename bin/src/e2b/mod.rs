@@ -175,12 +175,18 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         query: request.uri().query().unwrap_or_default(),
     }
     .target();
+    // Whoever waits for leave to send its body does so until it is wanted.
+    let waits = request.headers().contains_key(header::EXPECT);
+    let (request, unread) = body::lend(request);
     let mut response = match target {
         Ok(Target::Control) => control::answer(&shared, request).await,
         Ok(Target::Signed) => envd::signed(&shared, request).await,
         Ok(Target::Sandbox { id, port }) => shared.sandbox(&id, port, request).await,
         Err(why) => answer::text(StatusCode::BAD_REQUEST, why),
     };
+    if !waits {
+        unread.discard().await;
+    }
     let id = RequestId::minted(rand::random());
     if let Ok(id) = HeaderValue::from_str(id.as_str()) {
         let headers = response.headers_mut();

@@ -282,6 +282,25 @@ def e2b_trap_26(made):
     equal(rpc(made, "process.Process/CloseStdin", process).json(), {})
 
 
+def e2b_trap_refused_midway(made):
+    """A refusal waits for a body that is on its way: what sends it hears why, and goes on."""
+    body = sealed(shell("true"))
+    root = "Basic " + base64.b64encode(b"root:").decode()
+    headers = {**way(made), "Content-Type": "application/connect+json", "Content-Length": len(body)}
+    with socket.create_connection(ADDRESS, 10) as connection:
+        connection.settimeout(10)
+        for _ in range(3):
+            connection.sendall(head("POST", "/process.Process/Start", {**headers, "Authorization": root}))
+            time.sleep(0.1)
+            connection.sendall(body)
+            got = b""
+            while b"root" not in got:
+                piece = connection.recv(65536)
+                assert piece, f"closed after {got!r}"
+                got += piece
+            assert got.startswith(b"HTTP/1.1 401 "), got
+
+
 def main():
     made = create()
     failed = False
