@@ -509,7 +509,7 @@ pub(super) fn receive_beside(
 ) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let message = rustix::io::retry_on_intr(|| {
+    let message = past_reset(|| {
         let mut parts = [IoSliceMut::new(bytes)];
         rustix::net::recvmsg(&socket, &mut parts, &mut beside, RecvFlags::CMSG_CLOEXEC)
     })?;
@@ -519,6 +519,18 @@ pub(super) fn receive_beside(
         }
     }
     Ok(message.bytes)
+}
+
+/// Reads again after an interruption, and after the kernel has said, once, that the other end was
+/// closed before it had read all that was sent to it: what it had said itself, and that it is
+/// closed, come after that.
+fn past_reset<T>(mut read: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    loop {
+        match read() {
+            Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNRESET) => {}
+            done => return done,
+        }
+    }
 }
 
 /// Receives one packet; `None` when the other end is closed.
@@ -533,7 +545,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let mut text = [0; PACKET_MAX];
-    let message = rustix::io::retry_on_intr(|| {
+    let message = past_reset(|| {
         let mut parts = [IoSliceMut::new(&mut text)];
         rustix::net::recvmsg(&socket, &mut parts, &mut beside, flags | RecvFlags::CMSG_CLOEXEC)
     })?;
@@ -594,4 +606,19 @@ pub(super) fn read_sealed<T: DeserializeOwned>(file: OwnedFd) -> io::Result<T> {
     let mut text = Vec::new();
     File::from(file).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ends_with_orders_unread_is_heard_to_the_end() {
+        let (ours, theirs) = pair().unwrap();
+        send(&theirs, &1, &[]).unwrap();
+        send(&ours, &2, &[]).unwrap();
+        drop(theirs);
+        let hear = || receive::<u8>(&ours, RecvFlags::DONTWAIT).unwrap().map(|(said, _)| said);
+        assert_eq!([hear(), hear(), hear()], [Some(1), None, None]);
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use sandpit_sandbox::Provider;
 use sandpit_sandbox::ProviderError;
-use sandpit_sandbox::local::options::TemplateSpec;
+use sandpit_sandbox::local::options::{Options, TemplateSpec};
 use sandpit_sandbox::local::{Launcher, LocalProvider};
 use sandpit_sandbox::provider::{CreateRequest, Outcome, Progress};
 
@@ -63,6 +63,29 @@ fn lives((pid, started, _): &Process) -> bool {
 
 fn signal(process: &Process, signal: Signal) {
     kill_process(Pid::from_raw(process.0).unwrap(), signal).unwrap();
+}
+
+/// Waits until all of them are dead; otherwise says who lives on, in which state, and where.
+async fn all_dead(what: &str, wait_max: Duration, processes: &BTreeSet<Process>) {
+    let started = std::time::Instant::now();
+    while processes.iter().any(lives) {
+        if started.elapsed() > wait_max {
+            let who: Vec<String> = processes.iter().filter(|one| lives(one)).map(state).collect();
+            panic!("{what}: after {:?} still there: {who:#?}", started.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Name, state, what is pending, and where in the kernel it is.
+fn state(process: &Process) -> String {
+    let read =
+        |name: &str| fs::read_to_string(format!("/proc/{}/{name}", process.0)).unwrap_or_default();
+    let wanted = ["State", "PPid", "NSpid", "SigPnd", "ShdPnd"];
+    let status = read("status");
+    let status: Vec<&str> =
+        status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))).collect();
+    format!("{process:?} {status:?} {} {}", read("wchan"), read("cgroup").replace('\n', " "))
 }
 
 async fn until(what: &str, wait_max: Duration, mut holds: impl FnMut() -> bool) {
@@ -149,7 +172,7 @@ async fn nothing_outlives_an_engine_that_is_killed() {
 
     held.child.kill().unwrap();
     held.child.wait().unwrap();
-    until("everything below is dead", ORPHAN_MAX, || !tree.iter().any(lives)).await;
+    all_dead("everything below", ORPHAN_MAX, &tree).await;
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
 
     // The groups it left go with the next start.
@@ -182,11 +205,48 @@ async fn each_inner_process_takes_what_is_below_with_it() {
     for name in ["sandpit-guard", "sandpit-launch", "sandpit-keeper"] {
         let held = Held::start_paused(2, 1);
         let top = top(&held, name);
-        let below = descendants(top.0.cast_unsigned());
-        assert!(below.len() >= 4, "{name}: {below:?}");
+        let mut all = descendants(top.0.cast_unsigned());
+        assert!(all.len() >= 4, "{name}: {all:?}");
+        all.insert(top.clone());
         signal(&top, Signal::KILL);
-        until(name, ORPHAN_MAX, || !lives(&top) && !below.iter().any(lives)).await;
+        all_dead(name, ORPHAN_MAX, &all).await;
     }
+}
+
+#[tokio::test]
+async fn what_ends_with_orders_unread_is_built_again() {
+    let other = ("other".to_owned(), base());
+    let options = options();
+    let templates = options.templates.clone().into_iter().chain([other]).collect();
+    let engine = Engine::start_with(Options { templates, ..options }).await;
+    let paused = engine.create().await;
+    let keeper = parent(&init_of(&engine, paused).await);
+    let launcher = parent(&keeper);
+    assert_eq!([&keeper.2, &launcher.2], ["sandpit-keeper", "sandpit-launch"]);
+    let pausing = engine.provider.pausing().expect("it pauses");
+    pausing.pause(paused).await.expect("it stands still");
+
+    // A keeper that has not read that it is to make a sandbox, and a launcher that has not read
+    // that it is to start a keeper.
+    let mut all = descendants(launcher.0.cast_unsigned());
+    all.insert(launcher.clone());
+    for stopped in [&keeper, &launcher] {
+        signal(stopped, Signal::STOP);
+    }
+    let wanted = engine.try_create();
+    let prepared = engine.provider.prepare("other", Progress::silent());
+    let killed = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        signal(&launcher, Signal::KILL);
+        all_dead("the launcher and all below", ORPHAN_MAX, &all).await;
+    };
+    let (wanted, prepared, ()) = tokio::join!(wanted, prepared, killed);
+    prepared.expect("its keeper is started by the next launcher");
+    let wanted = wanted.expect("it is made once the launcher is there again");
+    for sandbox in [wanted, engine.create_from("base").await, engine.create_from("other").await] {
+        assert_eq!(engine.cell(sandbox, "1+1").await.result.as_deref(), Some("2"));
+    }
+    engine.close().await;
 }
 
 #[tokio::test]
@@ -309,15 +369,20 @@ async fn init_of(engine: &Engine, sandbox: sandpit_messages::id::SandboxId) -> P
     let mut found = None;
     until("the marked command runs", WAIT_MAX, || {
         let all = descendants(std::process::id());
-        found = all.iter().find(|process| marked(process)).cloned().map(|process| (process, all));
+        found = all.into_iter().find(marked);
         found.is_some()
     })
     .await;
-    let (sleeper, all) = found.unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", sleeper.0)).unwrap();
+    parent(&found.unwrap())
+}
+
+/// One of ours that started this one.
+fn parent(of: &Process) -> Process {
+    let status = fs::read_to_string(format!("/proc/{}/status", of.0)).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
     let parent: i32 = parent.trim().parse().unwrap();
-    all.iter().find(|(pid, _, _)| *pid == parent).expect("its init").clone()
+    let all = descendants(std::process::id());
+    all.into_iter().find(|(pid, _, _)| *pid == parent).expect("its parent")
 }
 
 #[tokio::test]
@@ -335,11 +400,7 @@ async fn a_destroyed_sandbox_leaves_no_process_of_its_namespace() {
 
 #[tokio::test]
 async fn a_zygote_is_rotated_and_nobody_notices() {
-    let engine = Engine::start_with(sandpit_sandbox::local::options::Options {
-        rotate_forks: 2,
-        ..options()
-    })
-    .await;
+    let engine = Engine::start_with(Options { rotate_forks: 2, ..options() }).await;
     let mut hashes = BTreeSet::new();
     let mut sandboxes = Vec::new();
     // A new zygote has another hash seed, which all its sandboxes share.
@@ -403,7 +464,7 @@ async fn siblings_draw_different_random_numbers() {
 async fn with_warmup(warmup: &str) -> (LocalProvider, Result<(), ProviderError>) {
     let spec = TemplateSpec { warmup: warmup.to_owned(), ..base() };
     let templates = BTreeMap::from([("own".to_owned(), spec)]);
-    let options = sandpit_sandbox::local::options::Options { templates, ..options() };
+    let options = Options { templates, ..options() };
     let provider = LocalProvider::start(options, Launcher::Path(launcher())).await.unwrap();
     let prepared = provider.prepare("own", Progress::silent()).await.map(drop);
     (provider, prepared)
@@ -464,11 +525,7 @@ async fn a_zygote_that_does_not_lock_workers_down_is_found_out() {
 
 #[tokio::test]
 async fn the_same_id_is_the_same_sandbox_and_the_bound_holds() {
-    let engine = Engine::start_with(sandpit_sandbox::local::options::Options {
-        sandboxes_max: 1,
-        ..options()
-    })
-    .await;
+    let engine = Engine::start_with(Options { sandboxes_max: 1, ..options() }).await;
     let sandbox = engine.create().await;
     let request = CreateRequest { sandbox, template: "base".to_owned() };
     engine.provider.create(request).await.expect("it is there");
@@ -481,11 +538,7 @@ async fn the_same_id_is_the_same_sandbox_and_the_bound_holds() {
 
 #[tokio::test]
 async fn spares_are_taken_and_made_again() {
-    let engine = Engine::start_with(sandpit_sandbox::local::options::Options {
-        spare_skeletons: 2,
-        ..options()
-    })
-    .await;
+    let engine = Engine::start_with(Options { spare_skeletons: 2, ..options() }).await;
     for _ in 0..6 {
         let sandbox = engine.create().await;
         assert_eq!(engine.cell(sandbox, "1+1").await.result.as_deref(), Some("2"));
