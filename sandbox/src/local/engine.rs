@@ -30,6 +30,7 @@ use super::lockdown::rlimits::SumHeldBy;
 use super::lockdown::seccomp::ZygoteClone;
 use super::mode::{self, Cause};
 use super::options::Options;
+use super::packet;
 use super::plan::{Ids, SLOTS_MAX};
 use super::probe;
 use super::state::Restarts;
@@ -298,7 +299,7 @@ impl Engine {
             .map_or(Limits { memory_mb: 512, cpu_count: 1 }, |template| template.limits);
         let usual = group_limits(usual, options.bounds.pids);
         let hub = Arc::new(Hub::new().map_err(at("watch its processes"))?);
-        let (closed, alive) = super::control::pair().map_err(at("make a socket"))?;
+        let (closed, alive) = packet::pair().map_err(at("make a socket"))?;
         hub.add_close(Arc::new(closed)).map_err(at("watch its processes"))?;
         let (jobs, todo) = mpsc::channel();
         let (spawns, wanted) = mpsc::channel();
@@ -403,7 +404,7 @@ impl Engine {
         *lock(&self.shown) = sources.iter().map(|source| source.name.clone()).collect();
         let groups = self.stock(|stock| stock.backend().folders()).unwrap_or_default();
         let boot = Boot::Guardian(GuardianBoot { uid_base, sources, groups });
-        let (ours, theirs) = super::control::pair()?;
+        let (ours, theirs) = packet::pair()?;
         let stdin = entry::prepare(&boot, &[theirs.as_fd(), self.image.as_fd()])?;
         drop(theirs);
         let program = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.image));

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::OFlags;
 use rustix::net::{RecvFlags, SocketType};
 
-use super::control::{self, Boot};
+use super::control::Boot;
+use super::packet;
 use super::{guardian, keeper, launcher, probe, sys};
 
 /// The name of every inner process.
@@ -54,7 +55,7 @@ fn is_inner() -> bool {
 /// Reads the orders, and gives the standard input up.
 fn orders() -> io::Result<(Boot, Vec<OwnedFd>)> {
     let stdin = sys::take_from(0);
-    let received = control::receive::<()>(&stdin, RecvFlags::empty())?;
+    let received = packet::receive::<()>(&stdin, RecvFlags::empty())?;
     let ((), mut files) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
     let null = open_null()?;
     for number in 0..3 {
@@ -65,7 +66,7 @@ fn orders() -> io::Result<(Boot, Vec<OwnedFd>)> {
     if files.is_empty() {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    let boot = control::read_sealed(files.remove(0))?;
+    let boot = packet::read_sealed(files.remove(0))?;
     Ok((boot, files))
 }
 
@@ -86,13 +87,13 @@ pub(super) fn call_it(name: &std::ffi::CStr) {
 /// What a new inner process finds on its standard input: its orders, then its descriptors.
 ///
 /// # Errors
-/// As of [`control::send`].
+/// As of [`packet::send`].
 pub(super) fn prepare(boot: &Boot, files: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    let (ours, theirs) = control::pair()?;
-    let orders = control::sealed_value(boot)?;
+    let (ours, theirs) = packet::pair()?;
+    let orders = packet::sealed_value(boot)?;
     let mut all = vec![orders.as_fd()];
     all.extend_from_slice(files);
-    control::send(&ours, &(), &all)?;
+    packet::send(&ours, &(), &all)?;
     Ok(theirs)
 }
 

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal};
 
-use super::control::{self, Boot, GuardianBoot, LauncherBoot};
+use super::control::{Boot, GuardianBoot, LauncherBoot};
 use super::mounts::{self, Failed, at_step};
+use super::packet;
 use super::plan::{IDS, Ids};
 use super::sys::{self, Cloned};
 use super::{cgroup, entry, launcher};
@@ -61,7 +62,7 @@ fn start(
     } else {
         (Ids::Shared, Some(boot.sources.clone()))
     };
-    let (go, wait) = at_step("making a socket", control::pair())?;
+    let (go, wait) = at_step("making a socket", packet::pair())?;
     let cloned = at_step("making namespaces", sys::clone_process(sys::NAMESPACES, None))?;
     let Cloned::Parent { child, pidfd } = cloned else {
         drop(go);
@@ -83,7 +84,7 @@ fn start(
     };
     at_step("mapping group ids", write_proc(child, "gid_map", &gids))?;
     at_step("mapping user ids", write_proc(child, "uid_map", &uids))?;
-    at_step("starting the launcher", control::send(&go, &(), &[]))?;
+    at_step("starting the launcher", packet::send(&go, &(), &[]))?;
     // From here on the engine's socket tells of its end, and there is something to do after it.
     at_step("outliving the engine", rustix::process::set_parent_process_death_signal(None))?;
     Ok((child, pidfd))
@@ -91,7 +92,7 @@ fn start(
 
 /// Waits until the ids are mapped, then becomes the root of the new namespaces.
 pub(super) fn become_root(wait: OwnedFd) -> io::Result<()> {
-    control::receive::<()>(&wait, rustix::net::RecvFlags::empty())?
+    packet::receive::<()>(&wait, rustix::net::RecvFlags::empty())?
         .ok_or(io::ErrorKind::UnexpectedEof)?;
     become_id(0)
 }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::MemfdFlags;
 
-use super::control;
 use super::options::Options;
+use super::packet;
 use super::plan::{self, DEVICES, Facts, Source, TopFolder};
 use super::template::interpreter::Interpreter;
 
@@ -53,7 +53,7 @@ impl Launcher {
         let mut memory = File::from(memory);
         io::copy(&mut program, &mut memory)?;
         memory.set_permissions(fs::Permissions::from_mode(0o555))?;
-        control::seal(&memory)?;
+        packet::seal(&memory)?;
         // A program that is open for writing cannot be run.
         let number = std::os::fd::AsRawFd::as_raw_fd(&memory);
         Ok(File::open(format!("/proc/self/fd/{number}"))?.into())

@@ -12,11 +12,12 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal};
 
-use super::control::{self, End, FromInit, Shape, Stdio, ToInit};
+use super::control::{End, FromInit, Shape, Stdio, ToInit};
 use super::launcher::drain;
 use super::lockdown::landlock::Ruleset;
 use super::lockdown::{Lockdown, rlimits};
 use super::mounts::{self, Failed, at_step};
+use super::packet;
 use super::plan::USER;
 use super::{entry, guardian, sys};
 
@@ -69,7 +70,7 @@ pub(super) fn run(setup: &Setup<'_>, engine: BorrowedFd<'_>, keeper: BorrowedFd<
         Err((step, error)) => {
             let why = format!("{step}: {error}");
             // Nobody else can be told.
-            let _ = control::send(keeper, &Standing::Failed { why }, &[]);
+            let _ = packet::send(keeper, &Standing::Failed { why }, &[]);
             COULD_NOT_SERVE
         }
     };
@@ -81,7 +82,7 @@ fn build(
     engine: BorrowedFd<'_>,
     keeper: BorrowedFd<'_>,
 ) -> Result<OwnedFd, Failed> {
-    let mapped = control::receive::<()>(keeper, RecvFlags::empty());
+    let mapped = packet::receive::<()>(keeper, RecvFlags::empty());
     at_step(
         "waiting for ids",
         mapped.and_then(|go| go.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())),
@@ -145,7 +146,7 @@ fn lock_down(setup: &Setup<'_>, keeper: BorrowedFd<'_>) -> Result<(), Failed> {
     let rules = at_step("making file rules", rules)?;
     at_step("locking down", setup.lockdown.bind(rules.as_ref()))?;
     let files: Vec<BorrowedFd<'_>> = rules.iter().map(AsFd::as_fd).collect();
-    at_step("reporting", control::send(keeper, &Standing::Up, &files))
+    at_step("reporting", packet::send(keeper, &Standing::Up, &files))
 }
 
 /// One thing that init runs.
@@ -193,7 +194,7 @@ fn serve(children: BorrowedFd<'_>) {
             }
         }
         if !both[0].revents().is_empty() {
-            match control::receive(&engine, RecvFlags::DONTWAIT) {
+            match packet::receive(&engine, RecvFlags::DONTWAIT) {
                 Ok(Some((order, files))) => init.take(engine.as_fd(), &order, files),
                 Ok(None) => return,
                 // A packet that is no order is ours to mend, not a reason to end a sandbox.
@@ -300,5 +301,5 @@ impl Init {
 /// Tells the engine. A full socket means that the engine is stuck; it will look after us by
 /// itself, so nothing is lost that matters.
 fn say(engine: BorrowedFd<'_>, message: &FromInit) {
-    let _ = control::send(engine, message, &[]);
+    let _ = packet::send(engine, message, &[]);
 }

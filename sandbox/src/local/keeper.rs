@@ -13,9 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::control::{self, End, FromKeeper, KeeperBoot, ToKeeper};
+use super::control::{End, FromKeeper, KeeperBoot, ToKeeper};
 use super::launcher::drain;
 use super::mounts::{self, Failed, at_step};
+use super::packet;
 use super::{entry, sys};
 
 mod skeleton;
@@ -45,7 +46,7 @@ pub(super) fn run(boot: KeeperBoot, files: Vec<OwnedFd>) -> i32 {
         Err((step, error)) => {
             let why = format!("{step}: {error}");
             // Nobody else can be told.
-            let _ = control::send(&to_engine, &FromKeeper::Failed { why }, &[]);
+            let _ = packet::send(&to_engine, &FromKeeper::Failed { why }, &[]);
             COULD_NOT_SERVE
         }
     }
@@ -203,7 +204,7 @@ impl Keeper {
 
     /// Takes one order; false when the engine is gone.
     fn take_order(&mut self) -> Result<bool, Failed> {
-        let received = match control::receive(&self.engine, RecvFlags::DONTWAIT) {
+        let received = match packet::receive(&self.engine, RecvFlags::DONTWAIT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
             received => at_step("taking an order", received)?,
         };
@@ -240,7 +241,7 @@ impl Keeper {
     }
 
     fn say(&self, message: &FromKeeper, files: &[BorrowedFd<'_>]) -> Result<(), Failed> {
-        at_step("telling the engine", control::send(&self.engine, message, files))
+        at_step("telling the engine", packet::send(&self.engine, message, files))
     }
 }
 

@@ -9,8 +9,9 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use super::control::{self, Boot, FromLauncher, LauncherBoot, ToLauncher};
+use super::control::{Boot, FromLauncher, LauncherBoot, ToLauncher};
 use super::mounts::{self, Failed, at_step};
+use super::packet;
 use super::plan::Ids;
 use super::sys::{self, Cloned};
 use super::{entry, guardian};
@@ -35,7 +36,7 @@ pub(super) fn run(boot: &LauncherBoot, files: Vec<OwnedFd>) -> i32 {
 pub(super) fn report_failure(engine: BorrowedFd<'_>, (step, error): &Failed) {
     let why = format!("{step}: {error}");
     let errno = error.raw_os_error().unwrap_or(0);
-    let _ = control::send(engine, &FromLauncher::Failed { why, errno }, &[]);
+    let _ = packet::send(engine, &FromLauncher::Failed { why, errno }, &[]);
 }
 
 fn serve(boot: &LauncherBoot, engine: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<(), Failed> {
@@ -50,7 +51,7 @@ fn serve(boot: &LauncherBoot, engine: BorrowedFd<'_>, image: BorrowedFd<'_>) -> 
     }
     mounts::enter_gathered()?;
     let children = at_step("watching children", sys::child_events())?;
-    at_step("saying that it serves", control::send(engine, &FromLauncher::Up, &[]))?;
+    at_step("saying that it serves", packet::send(engine, &FromLauncher::Up, &[]))?;
     let mut keepers = BTreeMap::new();
     loop {
         let mut both = [
@@ -67,12 +68,12 @@ fn serve(boot: &LauncherBoot, engine: BorrowedFd<'_>, image: BorrowedFd<'_>) -> 
             while let Some(reaped) = sys::reap() {
                 if let Some(keeper) = keepers.remove(&reaped.pid) {
                     let gone = FromLauncher::KeeperGone { keeper, status: reaped.status };
-                    at_step("reporting an end", control::send(engine, &gone, &[]))?;
+                    at_step("reporting an end", packet::send(engine, &gone, &[]))?;
                 }
             }
         }
         if asked {
-            let order = control::receive(engine, RecvFlags::empty());
+            let order = packet::receive(engine, RecvFlags::empty());
             let Some((ToLauncher::Keeper { keeper }, files)) = at_step("taking an order", order)?
             else {
                 return Ok(());
@@ -82,7 +83,7 @@ fn serve(boot: &LauncherBoot, engine: BorrowedFd<'_>, image: BorrowedFd<'_>) -> 
                 Err((_, error)) => {
                     let status = error.raw_os_error().unwrap_or(1) << 8;
                     let gone = FromLauncher::KeeperGone { keeper, status };
-                    at_step("reporting an end", control::send(engine, &gone, &[]))?;
+                    at_step("reporting an end", packet::send(engine, &gone, &[]))?;
                 }
             }
         }
@@ -111,8 +112,8 @@ fn start_keeper(ids: Ids, image: BorrowedFd<'_>, files: Vec<OwnedFd>) -> Result<
     let Ok([socket, orders]) = <[OwnedFd; 2]>::try_from(files) else {
         return at_step("taking an order", Err(io::Error::from(io::ErrorKind::InvalidData)));
     };
-    let boot = Boot::Keeper(at_step("reading orders", control::read_sealed(orders))?);
-    let (go, wait) = at_step("making a socket", control::pair())?;
+    let boot = Boot::Keeper(at_step("reading orders", packet::read_sealed(orders))?);
+    let (go, wait) = at_step("making a socket", packet::pair())?;
     let cloned = at_step("making namespaces", sys::clone_process(sys::NAMESPACES, None))?;
     let Cloned::Parent { child, pidfd: _ } = cloned else {
         drop(go);
@@ -128,6 +129,6 @@ fn start_keeper(ids: Ids, image: BorrowedFd<'_>, files: Vec<OwnedFd>) -> Result<
     let map = ids.of_template();
     at_step("mapping group ids", guardian::write_proc(child, "gid_map", &map))?;
     at_step("mapping user ids", guardian::write_proc(child, "uid_map", &map))?;
-    at_step("starting the keeper", control::send(&go, &(), &[]))?;
+    at_step("starting the keeper", packet::send(&go, &(), &[]))?;
     Ok(child.as_raw_nonzero().get())
 }

@@ -19,6 +19,7 @@ mod job;
 mod keeper;
 mod launcher;
 mod mounts;
+mod packet;
 mod plan;
 mod state;
 mod sys;

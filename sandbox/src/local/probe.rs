@@ -16,10 +16,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Placement};
-use super::control::{self, Boot};
+use super::control::Boot;
 use super::entry;
 use super::host::Launcher;
 use super::mode::{Facts, Switches, Trials};
+use super::packet;
 
 mod inner;
 
@@ -124,7 +125,7 @@ fn ask_and_wait<T: DeserializeOwned>(
     files: &[OwnedFd],
 ) -> io::Result<T> {
     let image = launcher.image()?;
-    let (ours, theirs) = control::pair()?;
+    let (ours, theirs) = packet::pair()?;
     let mut all = vec![theirs.as_fd()];
     all.extend(files.iter().map(AsFd::as_fd));
     let stdin = entry::prepare(&Boot::Probe(boot), &all)?;
@@ -138,7 +139,7 @@ fn ask_and_wait<T: DeserializeOwned>(
         .stderr(Stdio::null())
         .spawn()?;
     let answered = wait_for(&ours).and_then(|()| {
-        let received = control::receive(&ours, RecvFlags::DONTWAIT)?;
+        let received = packet::receive(&ours, RecvFlags::DONTWAIT)?;
         let (answer, _) = received.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(answer)
     });

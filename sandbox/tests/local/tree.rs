@@ -67,13 +67,14 @@ fn signal(process: &Process, signal: Signal) {
 
 /// Waits until all of them are dead; otherwise says who lives on, in which state, and where.
 async fn all_dead(what: &str, wait_max: Duration, processes: &BTreeSet<Process>) {
-    let started = std::time::Instant::now();
-    while processes.iter().any(lives) {
-        if started.elapsed() > wait_max {
-            let who: Vec<String> = processes.iter().filter(|one| lives(one)).map(state).collect();
-            panic!("{what}: after {:?} still there: {who:#?}", started.elapsed());
+    let wait = async {
+        while processes.iter().any(lives) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    if tokio::time::timeout(wait_max, wait).await.is_err() {
+        let who: Vec<String> = processes.iter().filter(|one| lives(one)).map(state).collect();
+        panic!("{what}: after {wait_max:?} still there: {who:#?}");
     }
 }
 

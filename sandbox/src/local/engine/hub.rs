@@ -13,7 +13,8 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::RecvFlags;
 
-use super::super::control::{self, FromInit, FromKeeper, FromLauncher};
+use super::super::control::{FromInit, FromKeeper, FromLauncher};
+use super::super::packet;
 use super::link::{Keeper, Skeleton, Stage, WorkerStage, lock};
 use super::template::Template;
 use super::{Engine, Job};
@@ -141,37 +142,37 @@ impl Engine {
     /// Takes in what a peer says; false when it is gone.
     fn hear(self: &Arc<Self>, peer: &Peer) -> bool {
         for _ in 0..MESSAGES_MAX {
-            let heard =
-                match peer {
-                    Peer::Launcher(socket) => {
-                        control::receive(socket, RecvFlags::DONTWAIT).map(|message| match message {
-                            Some((message, _)) => self.launcher_said(message),
-                            None => self.launcher_gone(socket),
-                        })
-                    }
-                    Peer::Keeper(keeper) => control::receive(&keeper.socket, RecvFlags::DONTWAIT)
-                        .map(|message| match message {
-                            Some((message, files)) => self.keeper_said(keeper, message, files),
-                            // The launcher says when it was reaped, and all below it.
-                            None => {
-                                self.let_die(keeper);
-                                Heard::Gone
+            let heard = match peer {
+                Peer::Launcher(socket) => {
+                    packet::receive(socket, RecvFlags::DONTWAIT).map(|message| match message {
+                        Some((message, _)) => self.launcher_said(message),
+                        None => self.launcher_gone(socket),
+                    })
+                }
+                Peer::Keeper(keeper) => packet::receive(&keeper.socket, RecvFlags::DONTWAIT).map(
+                    |message| match message {
+                        Some((message, files)) => self.keeper_said(keeper, message, files),
+                        // The launcher says when it was reaped, and all below it.
+                        None => {
+                            self.let_die(keeper);
+                            Heard::Gone
+                        }
+                    },
+                ),
+                Peer::Init(skeleton) => {
+                    packet::receive::<FromInit>(&skeleton.socket, RecvFlags::DONTWAIT).map(
+                        |message| match message {
+                            Some((message, _)) => {
+                                skeleton.command_said(message);
+                                Heard::More
                             }
-                        }),
-                    Peer::Init(skeleton) => {
-                        control::receive::<FromInit>(&skeleton.socket, RecvFlags::DONTWAIT).map(
-                            |message| match message {
-                                Some((message, _)) => {
-                                    skeleton.command_said(message);
-                                    Heard::More
-                                }
-                                // The keeper says when it was reaped, and all below it.
-                                None => Heard::Gone,
-                            },
-                        )
-                    }
-                    Peer::Close(_) => Ok(Heard::Gone),
-                };
+                            // The keeper says when it was reaped, and all below it.
+                            None => Heard::Gone,
+                        },
+                    )
+                }
+                Peer::Close(_) => Ok(Heard::Gone),
+            };
             match heard {
                 Ok(Heard::More) => {}
                 Ok(Heard::Gone) => return false,

@@ -12,8 +12,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit};
 
-use super::super::control::{self, ToInit};
+use super::super::control::ToInit;
 use super::super::job::{self, ALARM_S, FRAME_MAX, PIECE, Said};
+use super::super::packet;
 use super::super::sys;
 use super::sandbox::Sandbox;
 use crate::provider::ProviderError;
@@ -177,7 +178,7 @@ impl Work {
 fn receive_some(channel: &OwnedFd) -> io::Result<(BytesMut, Vec<OwnedFd>)> {
     let mut piece = [0; PIECE];
     let mut files = Vec::new();
-    let length = control::receive_beside(channel, &mut piece, &mut files)?;
+    let length = packet::receive_beside(channel, &mut piece, &mut files)?;
     Ok((BytesMut::from(&piece[..length]), files))
 }
 

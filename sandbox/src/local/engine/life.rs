@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::super::cgroup::GroupLimits;
-use super::super::control::{self, Shape, ToKeeper, ToLauncher};
+use super::super::control::{Shape, ToKeeper, ToLauncher};
+use super::super::packet;
 use super::super::sys;
 use super::hub::Heard;
 use super::link::{Keeper, Place, Skeleton, lock};
@@ -73,15 +74,15 @@ impl Engine {
     /// Starts a keeper and its first zygote.
     pub(super) fn start_keeper(self: &Arc<Self>, template: &Arc<Template>) -> io::Result<()> {
         let launcher = lock(&self.launcher).clone().ok_or(io::ErrorKind::NotConnected)?;
-        let (ours, theirs) = control::pair()?;
+        let (ours, theirs) = packet::pair()?;
         let number = self.number();
         let keeper = Arc::new(Keeper { number, socket: ours, template: Arc::clone(template) });
-        let orders = control::sealed_value(&template.boot)?;
+        let orders = packet::sealed_value(&template.boot)?;
         self.hub.add_keeper(Arc::clone(&keeper))?;
         let zygote = self.number();
         template.kept_by(&keeper, zygote);
         let order = ToLauncher::Keeper { keeper: number };
-        control::send(&launcher, &order, &[theirs.as_fd(), orders.as_fd()])?;
+        packet::send(&launcher, &order, &[theirs.as_fd(), orders.as_fd()])?;
         drop(theirs);
         let place = Place::of(&template.group)?;
         let order = ToKeeper::Zygote { zygote, into: place.into };
@@ -199,7 +200,7 @@ impl Engine {
         let closed = || io::Error::from(io::ErrorKind::NotConnected);
         let group = self.stock(|stock| stock.take(limits)).ok_or_else(closed)??;
         let place = Place::of(&group)?;
-        let (ours, theirs) = control::pair()?;
+        let (ours, theirs) = packet::pair()?;
         let skeleton = Arc::new(Skeleton::new(slot, Arc::clone(keeper), group, ours));
         self.hub.add_init(Arc::clone(&skeleton))?;
         {

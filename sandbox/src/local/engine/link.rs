@@ -14,7 +14,8 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::super::cgroup::{Group, Placement};
-use super::super::control::{self, End, FromInit, ToInit, ToKeeper};
+use super::super::control::{End, FromInit, ToInit, ToKeeper};
+use super::super::packet;
 use super::template::Template;
 
 /// Messages of one command that wait for whoever runs it. A command has three in its life.
@@ -38,7 +39,7 @@ pub(super) async fn send(
     files: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
     for _ in 0..SEND_MAX {
-        match control::send(socket, message, files) {
+        match packet::send(socket, message, files) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tokio::time::sleep(SEND_PAUSE).await;
             }
@@ -66,7 +67,7 @@ impl Keeper {
 
     /// The same where nobody can wait; a full socket is an error.
     pub(super) fn order_now(&self, order: &ToKeeper, files: &[BorrowedFd<'_>]) -> io::Result<()> {
-        control::send(&self.socket, order, files)
+        packet::send(&self.socket, order, files)
     }
 }
 
@@ -272,7 +273,7 @@ impl Skeleton {
 
     /// The same where nobody can wait.
     pub(super) fn order_now(&self, order: &ToInit) -> io::Result<()> {
-        control::send(&self.socket, order, &[])
+        packet::send(&self.socket, order, &[])
     }
 
     /// Nobody waits any longer for what cannot come.

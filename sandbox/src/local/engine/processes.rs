@@ -9,7 +9,8 @@ use rustix::net::RecvFlags;
 use rustix::pipe::PipeFlags;
 use sandpit_messages::id::SandboxId;
 
-use super::super::control::{self, Command, FromInit, Hindrance, Stdio, ToInit};
+use super::super::control::{Command, FromInit, Hindrance, Stdio, ToInit};
+use super::super::packet;
 use super::super::sys;
 use super::files::absolute;
 use super::link::lock;
@@ -151,7 +152,7 @@ async fn start(
     env.extend(lock(&sandbox.env).clone());
     env.extend(request.env.clone());
     let command = Command { arguments: request.arguments.clone(), env, cwd: cwd.clone() };
-    let order = control::sealed_value(&command).map_err(failed)?;
+    let order = packet::sealed_value(&command).map_err(failed)?;
     let (ours, theirs) = Ours::make(request.stdin).map_err(failed)?;
     let moving = sandbox.keep_moving().await.ok_or(ProviderError::Gone(sandbox.id))?;
     let number = engine.number();
@@ -247,7 +248,7 @@ struct Theirs {
 impl Ours {
     fn make(stdin: Stdin) -> std::io::Result<(Self, Theirs)> {
         if let Stdin::Terminal(TerminalSize { columns, rows }) = stdin {
-            let (ours, theirs) = control::pair()?;
+            let (ours, theirs) = packet::pair()?;
             let stdio = Stdio::Terminal { columns, rows };
             return Ok((Self::Terminal(ours), Theirs { stdio, files: vec![theirs] }));
         }
@@ -277,7 +278,7 @@ impl Ours {
             }
             Self::Terminal(channel) => {
                 // It was sent before the program began.
-                let received = control::receive::<()>(&channel, RecvFlags::DONTWAIT)?;
+                let received = packet::receive::<()>(&channel, RecvFlags::DONTWAIT)?;
                 let end = received.and_then(|((), files)| files.into_iter().next());
                 let end = end.ok_or(std::io::ErrorKind::UnexpectedEof)?;
                 let copy = rustix::io::fcntl_dupfd_cloexec(&end, 0)?;

@@ -17,7 +17,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
 
 use super::super::cgroup::{GroupUsage, none};
-use super::super::control::{self, Files, FromInit, ToInit};
+use super::super::control::{Files, FromInit, ToInit};
+use super::super::packet;
 use super::super::state::{Effect, Event, Stopping};
 use super::super::sys;
 use super::Engine;
@@ -214,8 +215,8 @@ impl Run {
         let length = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let files = list.map(|(name, bytes)| (name.clone(), length(bytes))).collect();
         let contents: Vec<&[u8]> = request.files.values().map(AsRef::as_ref).collect();
-        let sealed = control::sealed_value(&Files { files })
-            .and_then(|order| Ok((order, control::sealed("files", &contents)?)));
+        let sealed = packet::sealed_value(&Files { files })
+            .and_then(|order| Ok((order, packet::sealed("files", &contents)?)));
         let (order, contents) = sealed.map_err(|error| NotWritten::Because(error.to_string()))?;
         let number = self.engine.number();
         let mut events = self.sandbox.skeleton.watch_command(number);

@@ -12,7 +12,8 @@ use rustix::process::Pid;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::super::control::{self, Command, Files, Hindrance, Stdio};
+use super::super::control::{Command, Files, Hindrance, Stdio};
+use super::super::packet;
 use super::super::sys;
 
 /// Where relative paths start.
@@ -98,7 +99,7 @@ pub(super) fn start(files: Vec<OwnedFd>, stdio: Stdio) -> Result<Pid, NotStarted
 }
 
 fn run(order: OwnedFd, beside: &[OwnedFd], stdio: Stdio) -> Result<NotStarted, NotStarted> {
-    let command: Command = control::read_sealed(order)?;
+    let command: Command = packet::read_sealed(order)?;
     rustix::process::setsid()?;
     match (stdio, beside) {
         (Stdio::Files, [input, output, errors]) => {
@@ -143,7 +144,7 @@ fn terminal(channel: BorrowedFd<'_>, columns: u16, rows: u16) -> io::Result<Owne
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(&master, size)?;
     rustix::process::ioctl_tiocsctty(&terminal)?;
-    control::send(channel, &(), &[master.as_fd()])?;
+    packet::send(channel, &(), &[master.as_fd()])?;
     Ok(terminal)
 }
 
@@ -190,7 +191,7 @@ pub(super) fn write(files: Vec<OwnedFd>) -> io::Result<Pid> {
 }
 
 fn write_all(order: OwnedFd, contents: OwnedFd) -> io::Result<()> {
-    let order: Files = control::read_sealed(order)?;
+    let order: Files = packet::read_sealed(order)?;
     rustix::process::setsid()?;
     sys::default_signals()?;
     let mut contents = File::from(contents);

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Pid;
 
 use super::super::job::{self, ALARM_S, Job, Said};
-use super::super::{control, sys};
+use super::super::{packet, sys};
 use super::files::{self, NotDone};
 
 /// Longest a connection to somebody in the same namespace may take.
@@ -93,7 +93,7 @@ fn dial(port: u16, channel: &mut File) -> Result<(), NotDone> {
         connected => connected?,
     };
     let said = job::frame(&Said::Done)?;
-    control::send_beside(&*channel, &said, &[connected.as_fd()])?;
+    packet::send_beside(&*channel, &said, &[connected.as_fd()])?;
     Ok(channel.flush()?)
 }
 

@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, Signal};
 
-use super::super::control::{self, FromKeeper, Shape};
+use super::super::control::{FromKeeper, Shape};
 use super::super::guardian;
 use super::super::init::{self, Setup, Standing};
 use super::super::mounts::{Failed, at_step};
+use super::super::packet;
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
 use super::verify::{self, Seen};
@@ -48,7 +49,7 @@ impl<'a> Up<'a> {
     /// Tells a worker that it may enter, and gives it the sandbox's Landlock rules.
     pub(super) fn let_in(self, worker: BorrowedFd<'_>) -> io::Result<()> {
         let rules: Vec<_> = self.rules.into_iter().collect();
-        control::send(worker, &(), &rules)
+        packet::send(worker, &(), &rules)
     }
 
     /// What was seen of its init.
@@ -144,7 +145,7 @@ impl Keeper {
         let socket = at_step("taking its socket", files.next().ok_or_else(invalid))?;
         let groups: Vec<OwnedFd> = files.collect();
         let group = groups.first().filter(|_| into).map(AsFd::as_fd);
-        let (ours, theirs) = at_step("making a socket", control::pair())?;
+        let (ours, theirs) = at_step("making a socket", packet::pair())?;
         let cloned = at_step("making namespaces", sys::clone_process(sys::NAMESPACES, group))?;
         let Cloned::Parent { child, pidfd } = cloned else {
             let setup = Setup {
@@ -171,7 +172,7 @@ impl Keeper {
         let expected = self.expected;
         let Some(skeleton) = self.skeletons.get_mut(&slot) else { return Ok(()) };
         let Some(socket) = skeleton.standing_up() else { return Ok(()) };
-        let seen = match control::receive(socket, RecvFlags::DONTWAIT) {
+        let seen = match packet::receive(socket, RecvFlags::DONTWAIT) {
             Ok(Some((Standing::Up, files))) => {
                 let pid = skeleton.pid.as_raw_nonzero().get();
                 verify::init(pid, slot, &expected).map(|seen| (seen, files.into_iter().next()))
@@ -186,7 +187,7 @@ impl Keeper {
                 let handle = skeleton.init.as_fd();
                 at_step(
                     "telling the engine",
-                    control::send(&self.engine, &FromKeeper::Skeleton { slot }, &[handle]),
+                    packet::send(&self.engine, &FromKeeper::Skeleton { slot }, &[handle]),
                 )?;
                 self.let_in(slot);
                 Ok(())
@@ -214,7 +215,7 @@ impl Keeper {
             Stage::Failed(why) => self.say(&FromKeeper::SkeletonFailed { slot, why }, &[]),
             Stage::StandingUp { socket, .. } => {
                 // What it said last may still be there.
-                let why = match control::receive(&socket, RecvFlags::DONTWAIT) {
+                let why = match packet::receive(&socket, RecvFlags::DONTWAIT) {
                     Ok(Some((Standing::Failed { why }, _))) => why,
                     _ => format!("its init ended (status {:#x})", reaped.status),
                 };
@@ -230,5 +231,5 @@ fn map(ids: Ids, slot: u32, child: Pid, go: Option<BorrowedFd<'_>>) -> Result<()
     let map = ids.of_sandbox(slot);
     at_step("mapping group ids", guardian::write_proc(child, "gid_map", &map))?;
     at_step("mapping user ids", guardian::write_proc(child, "uid_map", &map))?;
-    at_step("letting it go on", control::send(go, &(), &[]))
+    at_step("letting it go on", packet::send(go, &(), &[]))
 }

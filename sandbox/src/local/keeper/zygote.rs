@@ -12,9 +12,10 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use serde::Serialize;
 
-use super::super::control::{self, ForkOrder, FromKeeper, FromZygote};
+use super::super::control::{ForkOrder, FromKeeper, FromZygote};
 use super::super::lockdown::seccomp::Program;
 use super::super::mounts::{self, Failed, at_step};
+use super::super::packet;
 use super::super::plan::Ids;
 use super::super::sys::{self, Cloned};
 use super::skeleton::Up;
@@ -125,7 +126,7 @@ impl Zygote {
         up: Option<Up<'_>>,
         now: u64,
     ) -> io::Result<()> {
-        let (sync, theirs) = control::pair()?;
+        let (sync, theirs) = packet::pair()?;
         if let Some(up) = up {
             up.let_in(sync.as_fd())?;
         }
@@ -135,7 +136,7 @@ impl Zygote {
         let mut files = vec![init, theirs.as_fd(), channel.as_fd(), output.as_fd(), errors.as_fd()];
         files.extend(groups.iter().map(AsFd::as_fd));
         let message = ForkOrder { order: order.order, clone_into: order.into };
-        control::send(&self.socket, &message, &files)?;
+        packet::send(&self.socket, &message, &files)?;
         let Order { order, slot, worker, .. } = order;
         let (let_in, deadline) = (up.is_some(), now + FORK_MAX_MS);
         self.asked = Some(Asked { order, slot, worker, sync, let_in, deadline });
@@ -197,7 +198,7 @@ impl Keeper {
     fn begin_zygote(&self, zygote: u64, into: bool, groups: &[OwnedFd]) -> Result<Zygote, Failed> {
         // Older kernels, or a view without it: the worker looks at its number by itself.
         let _ = sys::write_once(Path::new("/proc/sys/kernel/ns_last_pid"), LAST_PID);
-        let (ours, theirs) = at_step("making a socket", control::pair())?;
+        let (ours, theirs) = at_step("making a socket", packet::pair())?;
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
         let (errors, their_errors) = at_step("making a pipe", pipe)?;
         let lockdown = &self.boot.lockdown;
@@ -210,8 +211,8 @@ impl Keeper {
             warmup: &self.boot.zygote.warmup,
             huge_pages: self.boot.zygote.huge_pages,
         };
-        let told = at_step("writing its orders", control::sealed_value(&told))?;
-        at_step("sending its orders", control::send(&ours, &(), &[told.as_fd()]))?;
+        let told = at_step("writing its orders", packet::sealed_value(&told))?;
+        at_step("sending its orders", packet::send(&ours, &(), &[told.as_fd()]))?;
         let group = groups.first().filter(|_| into).map(AsFd::as_fd);
         let cloned = at_step("forking", sys::clone_process(0, group))?;
         let Cloned::Parent { child, pidfd } = cloned else {
@@ -276,7 +277,7 @@ impl Keeper {
     /// The one that serves says something.
     pub(super) fn hear_zygote(&mut self) -> Result<(), Failed> {
         let Some(zygote) = &mut self.zygote else { return Ok(()) };
-        let said = control::receive::<FromZygote>(&zygote.socket, RecvFlags::DONTWAIT);
+        let said = packet::receive::<FromZygote>(&zygote.socket, RecvFlags::DONTWAIT);
         let asked = match said {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Ok(Some((FromZygote::Forked { order, pid }, _))) => {
@@ -311,7 +312,7 @@ impl Keeper {
     /// The one that warms up says something.
     pub(super) fn hear_warming(&mut self) -> Result<(), Failed> {
         let Some(warming) = &mut self.warming else { return Ok(()) };
-        let said = control::receive::<FromZygote>(&warming.socket, RecvFlags::DONTWAIT);
+        let said = packet::receive::<FromZygote>(&warming.socket, RecvFlags::DONTWAIT);
         match said {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Ok(Some((FromZygote::Ready, _))) => {}

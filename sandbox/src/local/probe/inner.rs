@@ -12,12 +12,12 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::RecvFlags;
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
-use super::super::control;
 use super::super::guardian::{become_root, write_proc};
 use super::super::lockdown::caps;
 use super::super::lockdown::seccomp::{AnonymousFiles, Filters, Program, ZygoteClone};
 use super::super::mode::{Attempt, MissingCall, Trials};
 use super::super::mounts;
+use super::super::packet;
 use super::super::plan::IDS;
 use super::super::sys::{self, Cloned};
 use super::{ProbeBoot, TAKEN_BYTES, Taken};
@@ -53,11 +53,11 @@ pub(in super::super) fn run(boot: &ProbeBoot, mut files: Vec<OwnedFd>) -> i32 {
     }
     let socket = files.remove(0);
     let sent = match boot {
-        ProbeBoot::Everything { uid_base } => control::send(&socket, &trials(*uid_base), &[]),
-        ProbeBoot::MemoryByTasks => control::send(&socket, &take_memory(&files, None), &[]),
+        ProbeBoot::Everything { uid_base } => packet::send(&socket, &trials(*uid_base), &[]),
+        ProbeBoot::MemoryByTasks => packet::send(&socket, &take_memory(&files, None), &[]),
         ProbeBoot::MemoryByClone => {
             let group = files.first().map(AsFd::as_fd);
-            control::send(&socket, &take_memory(&[], group), &[])
+            packet::send(&socket, &take_memory(&[], group), &[])
         }
     };
     if sent.is_ok() { DONE } else { COULD_NOT_ANSWER }
@@ -143,7 +143,7 @@ impl Map {
 
 /// Whether new namespaces can be made.
 fn try_namespaces(flags: i32) -> Attempt {
-    let wait = |wait: OwnedFd| control::receive::<()>(&wait, RecvFlags::empty()).map(drop);
+    let wait = |wait: OwnedFd| packet::receive::<()>(&wait, RecvFlags::empty()).map(drop);
     attempt(run_child(flags, |_| Ok(()), wait))
 }
 
@@ -159,22 +159,22 @@ fn run_child<T>(
 where
     T: serde::Serialize + serde::de::DeserializeOwned,
 {
-    let (ours, theirs) = control::pair()?;
-    let (answer, answerer) = control::pair()?;
+    let (ours, theirs) = packet::pair()?;
+    let (answer, answerer) = packet::pair()?;
     let cloned = sys::clone_process(flags, None)?;
     let Cloned::Parent { child: pid, pidfd: _ } = cloned else {
         drop((ours, answer));
         let found: Said<T> = child(theirs).map_err(|error| error.raw_os_error().unwrap_or(0));
-        let sent = control::send(&answerer, &found, &[]);
+        let sent = packet::send(&answerer, &found, &[]);
         sys::end(if sent.is_ok() { DONE } else { COULD_NOT_ANSWER });
     };
     drop((theirs, answerer));
-    let prepared = parent(pid).and_then(|()| control::send(&ours, &(), &[]));
+    let prepared = parent(pid).and_then(|()| packet::send(&ours, &(), &[]));
     if prepared.is_err() {
         // It waits for the word to go on, and ends when there is nobody to give it.
         drop(ours);
     }
-    let said = control::receive::<Said<T>>(&answer, RecvFlags::empty());
+    let said = packet::receive::<Said<T>>(&answer, RecvFlags::empty());
     rustix::process::waitpid(Some(pid), WaitOptions::empty())?;
     prepared?;
     let (said, _) = said?.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -216,7 +216,7 @@ fn try_seccomp() -> Attempt {
         0,
         |_| Ok(()),
         |wait| {
-            control::receive::<()>(&wait, RecvFlags::empty())?;
+            packet::receive::<()>(&wait, RecvFlags::empty())?;
             install()
         },
     ))

@@ -10,7 +10,8 @@ use rustix::pipe::PipeFlags;
 use sandpit_messages::time::Moment;
 use tokio::sync::mpsc;
 
-use super::super::super::control::{self, Command, End, FromInit, Hindrance, ToInit};
+use super::super::super::control::{Command, End, FromInit, Hindrance, ToInit};
+use super::super::super::packet;
 use super::super::super::state::{Effect, Event, ended};
 use super::super::link::Skeleton;
 use super::output::{Output, Read};
@@ -108,8 +109,8 @@ impl Run {
             env: command_env(&self.engine, &self.sandbox, request),
             cwd: Self::cwd(request).to_owned(),
         };
-        let order = control::sealed_value(&command)?;
-        let input = control::sealed("stdin", &[&request.stdin])?;
+        let order = packet::sealed_value(&command)?;
+        let input = packet::sealed("stdin", &[&request.stdin])?;
         let (output, to_output) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (errors, to_errors) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         for ours in [&output, &errors] {

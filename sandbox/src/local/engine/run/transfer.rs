@@ -16,7 +16,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::super::super::control::{self, Command, FromInit, ToInit};
+use super::super::super::control::{Command, FromInit, ToInit};
+use super::super::super::packet;
 use super::super::Engine;
 use super::super::sandbox::Sandbox;
 use super::HOME;
@@ -67,7 +68,7 @@ pub(in super::super) async fn transfer(
         env: engine.base_env(),
         cwd: HOME.to_owned(),
     };
-    let order = control::sealed_value(&command)?;
+    let order = packet::sealed_value(&command)?;
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
     let (from_us, input) = pipe()?;
     let (output, to_output) = pipe()?;
