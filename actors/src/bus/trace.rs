@@ -90,8 +90,8 @@ pub fn processing(subject: &str, group: Option<&str>, headers: &Headers) -> Span
 fn name(span: &Span, what: &str, subject: &str) {
     if !span.is_disabled() {
         let template = subject::template(subject);
-        span.record("otel.name", tracing::field::display(format_args!("{what} {template}")));
-        span.record("messaging.destination.template", tracing::field::display(&template));
+        span.record("otel.name", format!("{what} {template}"));
+        span.record("messaging.destination.template", &*template);
     }
 }
 

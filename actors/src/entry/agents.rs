@@ -19,7 +19,7 @@ const PAGE: u32 = 1_000;
 
 impl Entry {
     pub(super) async fn agent(&self, call: &Call, ask: RunAgent) -> Result<AgentRun, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let running = async {
             let (default, max) = WAIT;
             let wait = ask.wait.unwrap_or(default);
@@ -35,7 +35,7 @@ impl Entry {
             let until = until.min(call.until);
             agents.ask_settled(Await { tenant, exec, until }).await?
         };
-        self.keyed.once_here::<RunAgent>(call, request, running).await
+        self.keyed.once_here::<RunAgent>(asked, running).await
     }
 
     /// The id a caller chose, if no agent has it, or a fresh one.

@@ -33,7 +33,7 @@ const NAME_MAX: usize = 63;
 
 impl Entry {
     pub(super) async fn deploy(&self, call: &Call, ask: Deploy) -> Result<Deployed, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let deploying = async {
             let settling = self.settle_deployment(ask, &call.tenant, self.patience(call));
             let (order, notes) = order(settling.await?, call.tenant.clone())?;
@@ -54,11 +54,11 @@ impl Entry {
                 notes,
             })
         };
-        self.keyed.once_claimed::<Deploy>(call, request, deploying).await
+        self.keyed.once_claimed::<Deploy>(asked, call.until, deploying).await
     }
 
     pub(super) async fn scale(&self, call: &Call, ask: Scale) -> Result<Scaled, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let scaling = async {
             let Scale { deployment_id: deployment, instance_count, auto_scale } = ask;
             let wanted = instance_count;
@@ -97,18 +97,18 @@ impl Entry {
                 notes,
             })
         };
-        self.keyed.once_claimed::<Scale>(call, request, scaling).await
+        self.keyed.once_claimed::<Scale>(asked, call.until, scaling).await
     }
 
     pub(super) async fn undeploy(&self, call: &Call, ask: Undeploy) -> Result<Undeployed, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let ending = async {
             let (tenant, deployment) = (call.tenant.clone(), ask.deployment_id);
             let question = scaler::Undeploy { tenant, deployment, grace: None };
             let stopped = self.ports.scaler.ask_settled(question).await??;
             Ok(Undeployed { deployment_id: deployment, stopped: count(stopped) })
         };
-        self.keyed.once_claimed::<Undeploy>(call, request, ending).await
+        self.keyed.once_claimed::<Undeploy>(asked, call.until, ending).await
     }
 
     pub(super) async fn deployments(

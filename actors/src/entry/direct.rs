@@ -16,6 +16,7 @@ use sandpit_sandbox::Provider;
 use sandpit_sandbox::provider::Limits;
 
 use super::Entry;
+use super::keyed::Idempotent;
 use crate::bus::idempotency::Fingerprint;
 use crate::clock::Clock;
 use crate::pool::policy::{Ask, AtExpiry, Facts, Order, Turn};
@@ -149,10 +150,11 @@ impl Direct {
             self.acquire(order, asked).await
         };
         let Some(Key { key, request }) = key else { return making.await };
-        let (scoped, until) = ((tenant.clone(), key), asked + TURN_WAIT);
+        let (asked, until) =
+            (Idempotent { key: (tenant.clone(), key), request }, asked + TURN_WAIT);
         let undo = |created: Created| self.entry.take_back(created);
         let keyed = &self.entry.keyed;
-        keyed.once_claimed_by::<Create>(scoped, until, request, making, undo).await
+        keyed.once_claimed_meanwhile::<Create>(asked, until, making, undo).await
     }
 
     async fn acquire(&self, order: Arc<Order>, asked: Moment) -> Result<Created, Refusal> {

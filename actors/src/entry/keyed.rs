@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,8 +46,25 @@ pub fn bucket() -> Bucket {
     Bucket { name: "sandpit_idem".to_owned(), age_max: CLAIMS_AGE, bytes_max: CLAIMS_BYTES }
 }
 
+/// A request that is done once, however often it comes.
+#[derive(Debug)]
+pub(super) struct Idempotent {
+    pub(super) key: Scoped,
+    /// What it asks: another one with this key is another one's.
+    pub(super) request: Fingerprint,
+}
+
+/// What makes a request one that is done once: its key. `None` where it has none.
+///
+/// # Errors
+/// [`Refusal::Invalid`] for what is no key.
+pub(super) fn idempotent<R: Request>(call: &Call, ask: &R) -> Result<Option<Idempotent>, Refusal> {
+    let key = key_of(call)?;
+    Ok(key.map(|key| Idempotent { key, request: fingerprint(ask) }))
+}
+
 /// What stands for a verb and its arguments, however they were written.
-pub(super) fn fingerprint<R: Request>(ask: &R) -> Fingerprint {
+fn fingerprint<R: Request>(ask: &R) -> Fingerprint {
     let mut hash = Sha256::new();
     hash.update(R::VERB.as_str());
     hash.update([0]);
@@ -107,29 +125,29 @@ impl Keyed {
     /// its owner hears every repeat.
     pub(super) async fn once_here<R: Request>(
         &self,
-        call: &Call,
-        request: Fingerprint,
+        asked: Option<Idempotent>,
         work: impl Future<Output = Result<R::Reply, Refusal>>,
     ) -> Result<R::Reply, Refusal> {
-        let Some(key) = key_of(call)? else { return work.await };
-        self.once::<R>(key, request, Dropped::IsUnknown, work).await
+        let Some(asked) = asked else { return work.await };
+        self.once::<R>(asked, Dropped::IsUnknown, Box::pin(work)).await
     }
 
     /// The same for what makes something new: the key is claimed first, so that a repeat on
     /// another node or after a restart is noticed.
     pub(super) async fn once_claimed<R: Request>(
         &self,
-        call: &Call,
-        request: Fingerprint,
+        asked: Option<Idempotent>,
+        until: Moment,
         work: impl Future<Output = Result<R::Reply, Refusal>>,
     ) -> Result<R::Reply, Refusal> {
-        let Some(key) = key_of(call)? else { return work.await };
+        let Some(asked) = asked else { return work.await };
+        let work = Box::pin(work);
         let Some(bucket) = self.bucket.clone() else {
-            return self.once::<R>(key, request, Dropped::IsForgotten, work).await;
+            return self.once::<R>(asked, Dropped::IsForgotten, work).await;
         };
-        let name = claim_name(&key);
+        let (name, request) = (claim_name(&asked.key), asked.request);
         let claimed = async {
-            match self.claim(&*bucket, &name, request, call.until).await? {
+            match self.claim(&*bucket, &name, request, until).await? {
                 Claimed::ByOther(answer) => read::<R>(&Ok(answer)),
                 Claimed::Ours(revision) => {
                     let answer = work.await;
@@ -138,34 +156,22 @@ impl Keyed {
                 }
             }
         };
-        self.once::<R>(key, request, Dropped::IsForgotten, claimed).await
+        self.once::<R>(asked, Dropped::IsForgotten, Box::pin(claimed)).await
     }
 
     /// The same, claiming and working at the same time: for work that `undo` takes back.
     pub(super) async fn once_claimed_meanwhile<R: Request>(
         &self,
-        call: &Call,
-        request: Fingerprint,
-        work: impl Future<Output = Result<R::Reply, Refusal>>,
-        undo: impl FnOnce(R::Reply),
-    ) -> Result<R::Reply, Refusal> {
-        let Some(key) = key_of(call)? else { return work.await };
-        self.once_claimed_by::<R>(key, call.until, request, work, undo).await
-    }
-
-    /// The same for a key that is known already.
-    pub(super) async fn once_claimed_by<R: Request>(
-        &self,
-        key: Scoped,
+        asked: Idempotent,
         until: Moment,
-        request: Fingerprint,
         work: impl Future<Output = Result<R::Reply, Refusal>>,
         undo: impl FnOnce(R::Reply),
     ) -> Result<R::Reply, Refusal> {
+        let work = Box::pin(work);
         let Some(bucket) = self.bucket.clone() else {
-            return self.once::<R>(key, request, Dropped::IsForgotten, work).await;
+            return self.once::<R>(asked, Dropped::IsForgotten, work).await;
         };
-        let name = claim_name(&key);
+        let (name, request) = (claim_name(&asked.key), asked.request);
         let claimed = async {
             let claiming = self.claim(&*bucket, &name, request, until);
             let (claimed, answer) = join(claiming, work).await;
@@ -185,15 +191,15 @@ impl Keyed {
                 }
             }
         };
-        self.once::<R>(key, request, Dropped::IsForgotten, claimed).await
+        self.once::<R>(asked, Dropped::IsForgotten, Box::pin(claimed)).await
     }
 
     async fn once<R: Request>(
         &self,
-        key: Scoped,
-        request: Fingerprint,
+        Idempotent { key, request }: Idempotent,
         dropped: Dropped,
-        work: impl Future<Output = Result<R::Reply, Refusal>>,
+        // A future that takes another one by value has room for it twice.
+        work: Pin<Box<impl Future<Output = Result<R::Reply, Refusal>>>>,
     ) -> Result<R::Reply, Refusal> {
         let (begun, answered) = {
             let mut memory = self.memory();

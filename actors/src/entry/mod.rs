@@ -161,8 +161,7 @@ impl Entry {
             {
                 Reply::refused(codec, &Refusal::Draining)
             }
-            // The largest of all by far: the others need not carry its room.
-            "create" => Box::pin(self.respond(&call, |ask: Create| self.create(&call, ask))).await,
+            "create" => self.respond(&call, |ask: Create| self.create(&call, ask)).await,
             "exec" => self.respond(&call, |ask: Exec| self.exec(&call, ask)).await,
             "list" => self.respond(&call, |ask: List| self.list(&call, ask)).await,
             "status" => self.respond(&call, |ask: GetStatus| self.status(&call, ask)).await,
@@ -173,7 +172,7 @@ impl Entry {
             "fills" => self.respond(&call, |ask: GetFills| self.fills(&call, ask)).await,
             "replay" => self.respond(&call, |ask: StartReplay| self.replay(ask)).await,
             "bars" => self.respond(&call, |ask: GetBars| self.bars(ask)).await,
-            "export" => self.respond(&call, |ask: Export| Box::pin(self.export(&call, ask))).await,
+            "export" => self.respond(&call, |ask: Export| self.export(&call, ask)).await,
             "template-list" => {
                 self.respond(&call, |ask: TemplateList| self.template_list(ask)).await
             }
@@ -181,7 +180,7 @@ impl Entry {
             "template-import" => {
                 self.respond(&call, |ask: TemplateImport| self.template_import(ask)).await
             }
-            "deploy" => self.respond(&call, |ask: Deploy| Box::pin(self.deploy(&call, ask))).await,
+            "deploy" => self.respond(&call, |ask: Deploy| self.deploy(&call, ask)).await,
             "scale" => self.respond(&call, |ask: Scale| self.scale(&call, ask)).await,
             "undeploy" => self.respond(&call, |ask: Undeploy| self.undeploy(&call, ask)).await,
             "deployments" => {
@@ -219,7 +218,8 @@ impl Entry {
         };
         let answer = match asked {
             Ok(ask) => {
-                let answering = work(ask);
+                // On its own: whoever passes it on would have room for it more than once.
+                let answering = Box::pin(work(ask));
                 ingress::guarded::<R>(&self.quarantine, || clock.now(), message, answering).await
             }
             Err(refusal) => Err(refusal),
@@ -231,12 +231,15 @@ impl Entry {
     }
 
     async fn create(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
-        let call = &call.keyed(ask.idempotency_key.take());
-        let request = keyed::fingerprint(&ask);
+        call.take_key(ask.idempotency_key.take());
+        let Some(asked) = keyed::idempotent(call, &ask)? else {
+            return self.acquire(call, ask).await;
+        };
         let acquiring = self.acquire(call, ask);
         // The key was claimed elsewhere meanwhile: nobody holds this one.
         let undo = |created: Created| self.take_back(created);
-        self.keyed.once_claimed_meanwhile::<Create>(call, request, acquiring, undo).await
+        let until = call.until;
+        self.keyed.once_claimed_meanwhile::<Create>(asked, until, acquiring, undo).await
     }
 
     async fn acquire(&self, call: &Call, mut ask: Create) -> Result<Created, Refusal> {
@@ -288,7 +291,7 @@ impl Entry {
     }
 
     async fn exec(&self, call: &Call, mut ask: Exec) -> Result<Executed, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let template = ask.template.as_deref();
         if let Some(known) = template.and_then(|name| self.ports.provider.resolve(name)) {
             ask.template = Some(known);
@@ -307,8 +310,8 @@ impl Entry {
             Ok(fit(call.codec, result))
         };
         match is_fresh {
-            true => self.keyed.once_claimed::<Exec>(call, request, running).await,
-            false => self.keyed.once_here::<Exec>(call, request, running).await,
+            true => self.keyed.once_claimed::<Exec>(asked, call.until, running).await,
+            false => self.keyed.once_here::<Exec>(asked, running).await,
         }
     }
 
@@ -384,7 +387,7 @@ impl Entry {
     }
 
     async fn terminate(&self, call: &Call, ask: Terminate) -> Result<Terminated, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let ending = async {
             let (tenant, sandbox, until) = (call.tenant.clone(), ask.sandbox_id, call.until);
             let question = pool::Terminate { tenant, sandbox, until };
@@ -401,7 +404,7 @@ impl Entry {
                 runtime_seconds: ended.held.as_secs_f64(),
             })
         };
-        self.keyed.once_here::<Terminate>(call, request, ending).await
+        self.keyed.once_here::<Terminate>(asked, ending).await
     }
 
     async fn cancel(&self, call: &Call, ask: Cancel) -> Result<Cancelled, Refusal> {

@@ -68,7 +68,7 @@ impl Entry {
     }
 
     async fn init_swarm(&self, call: &Call, ask: InitSwarm) -> Result<SwarmMade, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let making = async {
             if let Some(name) = &ask.name {
                 let fine = (1..=NAME_MAX).contains(&name.chars().count());
@@ -119,11 +119,11 @@ impl Entry {
                 notes,
             })
         };
-        self.keyed.once_claimed::<InitSwarm>(call, request, making).await
+        self.keyed.once_claimed::<InitSwarm>(asked, call.until, making).await
     }
 
     async fn deploy_agent(&self, call: &Call, ask: DeployAgent) -> Result<AgentDeployed, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let making = async {
             let DeployAgent { swarm_id: swarm, agent_type, symbols, strategy_params, resources } =
                 ask;
@@ -160,11 +160,11 @@ impl Entry {
                 ],
             })
         };
-        self.keyed.once_claimed::<DeployAgent>(call, request, making).await
+        self.keyed.once_claimed::<DeployAgent>(asked, call.until, making).await
     }
 
     async fn scale_swarm(&self, call: &Call, ask: ScaleSwarm) -> Result<SwarmScaled, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let scaling = async {
             let target = amount("target_agents", ask.target_agents, AGENTS_MAX)?;
             let (tenant, swarm, mode) = (call.tenant.clone(), ask.swarm_id, ask.scale_mode);
@@ -201,11 +201,11 @@ impl Entry {
                 notes,
             })
         };
-        self.keyed.once_claimed::<ScaleSwarm>(call, request, scaling).await
+        self.keyed.once_claimed::<ScaleSwarm>(asked, call.until, scaling).await
     }
 
     async fn stop_swarm(&self, call: &Call, ask: StopSwarm) -> Result<SwarmStopped, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let stopping = async {
             let fine = u64::try_from(ask.grace_period).ok().filter(|seconds| *seconds <= 3_600);
             let Some(seconds) = fine else {
@@ -240,11 +240,11 @@ impl Entry {
                 notes,
             })
         };
-        self.keyed.once_claimed::<StopSwarm>(call, request, stopping).await
+        self.keyed.once_claimed::<StopSwarm>(asked, call.until, stopping).await
     }
 
     async fn run_swarm(&self, call: &Call, ask: RunSwarm) -> Result<SwarmRan, Refusal> {
-        let request = keyed::fingerprint(&ask);
+        let asked = keyed::idempotent(call, &ask)?;
         let running = async {
             let fine = u64::try_from(ask.timeout).ok().filter(|one| (1..=3_600).contains(one));
             let Some(timeout) = fine else {
@@ -272,7 +272,7 @@ impl Entry {
             let per_agent = self.run_parts(call, &ask, &members, until).await;
             Ok(told(&ask, began.wall.rfc3339(), clock.both().wall.rfc3339(), per_agent))
         };
-        self.keyed.once_claimed::<RunSwarm>(call, request, running).await
+        self.keyed.once_claimed::<RunSwarm>(asked, call.until, running).await
     }
 
     async fn run_parts(

@@ -74,8 +74,8 @@ impl Entry {
     }
 
     pub(super) async fn export(&self, call: &Call, mut ask: Export) -> Result<Exported, Refusal> {
-        let call = call.keyed(ask.idempotency_key.take());
-        let request = keyed::fingerprint(&ask);
+        call.take_key(ask.idempotency_key.take());
+        let asked = keyed::idempotent(call, &ask)?;
         let exporting = async {
             checks::template_name(&ask.template_name)?;
             let Ports { provider, pool, .. } = &self.ports;
@@ -100,7 +100,7 @@ impl Entry {
             pool.ask_settled(Learn { template: archive.id.clone() }).await?;
             Ok(exported(archive, &ask.sandbox_id, fact.executions))
         };
-        self.keyed.once_here::<Export>(&call, request, exporting).await
+        self.keyed.once_here::<Export>(asked, exporting).await
     }
 
     pub(super) async fn template_list(&self, _: TemplateList) -> Result<Templates, Refusal> {
@@ -218,16 +218,11 @@ pub(super) fn decoded(content: &str) -> Option<Vec<u8>> {
 }
 
 impl Call {
-    /// With the key that stands among the arguments, where no header holds one.
-    pub(super) fn keyed(&self, key: Option<String>) -> Self {
-        use sandpit_messages::envelope::IDEMPOTENCY_KEY;
-        let mut call = self.clone();
-        let headers = &mut call.request.message.headers;
-        if let Some(key) = key
-            && headers.get(IDEMPOTENCY_KEY).is_none()
-        {
-            headers.set(IDEMPOTENCY_KEY, key);
+    /// Takes the key that stands among the arguments. One in the headers wins.
+    pub(super) fn take_key(&self, key: Option<String>) {
+        if let Some(key) = key {
+            // It is set once: a call is read once.
+            self.key.set(key).ok();
         }
-        call
     }
 }
