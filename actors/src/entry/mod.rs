@@ -235,10 +235,9 @@ impl Entry {
         let Some(asked) = keyed::idempotent(call, &ask)? else {
             return self.acquire(call, ask).await;
         };
-        let acquiring = self.acquire(call, ask);
+        let (acquiring, until) = (self.acquire(call, ask), call.until);
         // The key was claimed elsewhere meanwhile: nobody holds this one.
-        let undo = |created: Created| self.take_back(created);
-        let until = call.until;
+        let undo = |created| self.take_back(created);
         self.keyed.once_claimed_meanwhile::<Create>(asked, until, acquiring, undo).await
     }
 
@@ -466,7 +465,6 @@ fn endpoint(state: EndpointState) -> EndpointStock {
 }
 
 /// One request on its way through the entry.
-#[derive(Clone)]
 struct Call {
     request: Arrived,
     /// Of the answer.

@@ -27,7 +27,7 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::clock::Clock;
 use crate::metrics::metrics;
-use crate::shell::{Answering, Askers, Core, Shell, Ticket, outcome};
+use crate::shell::{Answering, Askers, Core, Shell, Ticket, outcome, outcome_here};
 use crate::supervise::{Asked, Caller, Life, Signal, heed};
 
 /// A grant that found nobody waiting for it.
@@ -197,6 +197,20 @@ impl PoolActor {
         ctx.spawn(done);
     }
 
+    /// The same within the actor, for what is nearly always done at once: no task and no way
+    /// around the scheduler between a caller and its answer. It ends with the actor.
+    fn do_here<T: 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ProviderError>> + 'static,
+        span: Span,
+        ctx: &mut Context<Self>,
+        event: impl FnOnce(Result<T, ProviderError>) -> Event + 'static,
+    ) {
+        let work = outcome_here(work.instrument(span)).into_actor(self);
+        let done = work.map(|outcome, actor: &mut Self, ctx| actor.step(event(outcome), ctx));
+        ctx.spawn(done);
+    }
+
     fn answer(&mut self, ticket: Ticket, answer: Answer, ctx: &mut Context<Self>) {
         let Some((asker, span)) = self.askers.take(ticket) else { return };
         match (asker, answer) {
@@ -305,7 +319,7 @@ impl Shell for PoolActor {
                     sandpit.sandbox.id = %sandbox,
                 );
                 let adopting = async move { provider.adopt(sandbox, lease).await };
-                self.spawn(adopting, span, ctx, move |adopted, _| match adopted {
+                self.do_here(adopting, span, ctx, move |adopted| match adopted {
                     Ok(()) => Event::Adopted { sandbox },
                     Err(error) => Event::AdoptFailed { sandbox, error },
                 });
