@@ -67,12 +67,7 @@ fn signal(process: &Process, signal: Signal) {
 
 /// Waits until all of them are dead; otherwise says who lives on, in which state, and where.
 async fn all_dead(what: &str, wait_max: Duration, processes: &BTreeSet<Process>) {
-    let wait = async {
-        while processes.iter().any(lives) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(wait_max, wait).await.is_err() {
+    if !within(wait_max, || !processes.iter().any(lives)).await {
         let who: Vec<String> = processes.iter().filter(|one| lives(one)).map(state).collect();
         panic!("{what}: after {wait_max:?} still there: {who:#?}");
     }
@@ -89,13 +84,28 @@ fn state(process: &Process) -> String {
     format!("{process:?} {status:?} {} {}", read("wchan"), read("cgroup").replace('\n', " "))
 }
 
-async fn until(what: &str, wait_max: Duration, mut holds: impl FnMut() -> bool) {
+async fn until(what: &str, wait_max: Duration, holds: impl FnMut() -> bool) {
+    assert!(within(wait_max, holds).await, "not in time: {what}");
+}
+
+/// Looks again and again; whether it held in time.
+async fn within(wait_max: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let wait = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(wait_max, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    tokio::time::timeout(wait_max, wait).await.is_ok()
+}
+
+/// Whether a process has been sent descriptors that it has not received.
+fn has_unread((pid, _, _): &Process) -> bool {
+    let all = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let mut all = all.filter_map(|one| fs::read_to_string(one.path()).ok());
+    all.any(|info| {
+        let sent = info.lines().find_map(|line| line.strip_prefix("scm_fds:"));
+        sent.is_some_and(|sent| sent.trim() != "0")
+    })
 }
 
 /// A program with an engine of its own, which tests may treat as they like.
@@ -237,7 +247,8 @@ async fn what_ends_with_orders_unread_is_built_again() {
     let wanted = engine.try_create();
     let prepared = engine.provider.prepare("other", Progress::silent());
     let killed = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until("both have orders unread", WAIT_MAX, || has_unread(&keeper) && has_unread(&launcher))
+            .await;
         signal(&launcher, Signal::KILL);
         all_dead("the launcher and all below", ORPHAN_MAX, &all).await;
     };
